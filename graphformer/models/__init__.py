@@ -1,0 +1,1 @@
+"""Models as settings of the same layers, by domain."""

@@ -1,0 +1,1 @@
+"""Where a token stands, as features to add to or join with its values."""

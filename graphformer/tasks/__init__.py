@@ -1,0 +1,1 @@
+"""Training by domain, on Lightning."""

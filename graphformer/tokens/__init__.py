@@ -1,0 +1,1 @@
+"""Sentences, images, series and graphs as one flat list of tokens."""
