@@ -1,0 +1,46 @@
+# Each command sets up what it needs: a virtual environment in .venv, once.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint docs bench clean
+
+demo: .venv/.all                 ## translate, classify, compare; the report is demo/index.html
+	$(BIN)/graphformer demo --out demo
+
+test: .venv/.all                 ## the whole suite
+	$(BIN)/python -m pytest -q
+	GRAPHFORMER_TYPECHECK=0 $(BIN)/python -m pytest -q -m compiled
+
+lint: .venv/.lint                ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: .venv/.docs                ## the documentation, into site/
+	$(BIN)/mkdocs build --strict
+
+bench: .venv/.all                ## what the dense path costs over bare torch
+	$(BIN)/python benchmarks/overhead.py
+
+clean:                           ## back to a fresh clone
+	rm -rf .venv build demo dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+.venv/.all: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[all,test]'
+	@touch $@
+
+.venv/.lint: .venv/.all
+	$(INSTALL) -e '.[lint]'
+	@touch $@
+
+.venv/.docs: .venv/.all
+	$(INSTALL) -e '.[docs]'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"graphformer needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + \
+		": name another one, as in `make demo PYTHON=python3.12`")'
+	$(PYTHON) -m venv .venv

@@ -1,0 +1,72 @@
+"""Imports run one way, the core stays light, and every file can be read in one sitting."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LEVELS = (
+    {"layout"},
+    {"topology", "tokens", "edge_data"},
+    {"graph", "rectangle"},
+    {"scores", "positions"},
+    {"backends"},
+    {"attend"},
+    {"layers"},
+    {"models"},
+    {"nn", "data", "tasks"},
+    {"cli"},
+)
+LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
+OUTER = {"data", "tasks", "cli"}
+HEAVY = {"babel", "jsonargparse", "lightning", "matplotlib", "sacrebleu", "sklearn", "tokenizers"}
+
+MODULES = sorted((ROOT / "graphformer").rglob("*.py"))
+PARTS = [path for path in MODULES if path != ROOT / "graphformer" / "__init__.py"]
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(ROOT / "graphformer").with_suffix("").parts[0]
+
+
+def imports(body: list[ast.stmt]) -> Iterator[str]:
+    """Full names of what is imported when the module is: not in functions, nor for types only."""
+    for node in body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Try | ast.With | ast.ClassDef):
+            yield from imports(node.body)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.unparse(node.test):
+            yield from imports(node.body + node.orelse)
+
+
+def imported(path: Path) -> list[list[str]]:
+    return [name.split(".") for name in imports(ast.parse(path.read_text("utf-8")).body)]
+
+
+@pytest.mark.parametrize("path", PARTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path: Path) -> None:
+    here = part_of(path)
+    assert here in LEVEL, f"say in LEVELS where {here} stands"
+    for part in (name[1] for name in imported(path) if name[0] == "graphformer"):
+        assert part in LEVEL, f"import {part} from its own module, not from graphformer"
+        assert LEVEL[part] <= LEVEL[here], f"{here} is imported by {part}, not the other way round"
+        assert part != "data" or here in {"data", "tasks"}, "data sets are read by tasks only"
+        assert here != "data" or part in {"data", "layout", "tokens"}, "data makes tokens, no more"
+
+
+@pytest.mark.parametrize("path", PARTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_core_imports_neither_training_nor_text_nor_plots(path: Path) -> None:
+    if part_of(path) not in OUTER:
+        assert not {name[0] for name in imported(path)} & HEAVY
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_can_be_read_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text("utf-8").splitlines()) <= 400
