@@ -19,7 +19,7 @@ lint: .venv/.lint                ## style and types
 	$(BIN)/mypy
 
 docs: .venv/.docs                ## the documentation, into site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: .venv/.all                ## what the dense path costs over bare torch
 	$(BIN)/python benchmarks/overhead.py
