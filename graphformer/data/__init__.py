@@ -1,1 +1,7 @@
-"""Readers of public data sets, and the data the package embeds or makes itself."""
+"""Readers of the public data sets, and the embedded ones; what they return, `tasks` trains on.
+
+Text (`TextSplits`, or pairs of strings): `dates` (embedded), `multi30k`, `parallel` (own files),
+`vocabulary` (character and byte-pair tokenizers). Graphs (`GraphData`): `digits` (embedded),
+`planetoid`, `heterophilous`, `graph_file` (own files). Each is imported from its own module, so
+that reading a graph needs no text library.
+"""

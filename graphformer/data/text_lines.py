@@ -1,0 +1,48 @@
+"""Lines of text files, with errors that name the file and the line."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a UTF-8 file, without line ends; a name in `.gz` is decompressed.
+
+    Lines end at a newline alone (a carriage return before it goes too): the other separators of
+    Unicode may stand inside a sentence, and splitting there would shift parallel text.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is empty, is a truncated or corrupt gzip file, or is not UTF-8
+            (naming line and byte).
+    """
+    path = Path(path)
+    content = _read_bytes(path).removeprefix(b"\xef\xbb\xbf")
+    if not content.strip():
+        raise ValueError(f"{path} is empty: expected UTF-8 text, one example a line")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = error.start - content.rfind(b"\n", 0, error.start)
+        raise ValueError(
+            f"{path}, line {line}, byte {byte}: not UTF-8 (0x{content[error.start]:02x}); convert "
+            f"the file first, for example with: iconv -f LATIN1 -t UTF-8"
+        ) from error
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+def _read_bytes(path: Path) -> bytes:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}")
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    try:
+        with gzip.open(path) as file:
+            return file.read()
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(
+            f"{path} is truncated or not gzip ({error}); copy or download it again"
+        ) from error

@@ -1,0 +1,120 @@
+"""Text into ids and back: one token a character, or joint byte-pair encoding.
+
+Both are plain `tokenizers.Tokenizer` objects: `tokenizer.encode(text).ids`, `encode_batch`,
+`decode(ids)`, `token_to_id`, `get_vocab_size()`. The four special tokens have the ids 0 to 3 in
+every vocabulary, are never made from text (a sentence that spells "</s>" is five characters) and
+are left out by `decode`; who needs a start or an end adds it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+PAD, UNKNOWN, START, END = range(4)
+SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
+
+_NUM_BYTES = 256
+
+
+def train_characters(lines: Iterable[str]) -> Tokenizer:
+    """A vocabulary of the characters of `lines`; any other character becomes `<unk>`.
+
+    Raises:
+        ValueError: there is no character in `lines`.
+    """
+    characters = sorted(set().union(*lines))
+    if not characters:
+        raise ValueError("no text to make a vocabulary from: `lines` has no character")
+    tokens = [*SPECIAL_TOKENS, *characters]
+    ids = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=SPECIAL_TOKENS[UNKNOWN]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    return _reading_text_as_text(tokenizer)
+
+
+def train_bpe(lines: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Byte-pair encoding learned from `lines`, which writes any text and decodes it exactly.
+
+    It merges bytes, so that nothing is unknown, and keeps spaces, case and rare characters, so
+    that scores of cased, detokenized text need no further step.
+
+    Args:
+        lines: sentences; for a joint vocabulary, those of both languages.
+        vocab_size: number of tokens at most, the 4 special ones and the 256 bytes included.
+
+    Raises:
+        ValueError: there is no text, or `vocab_size` leaves no room for the bytes.
+
+    Source: Sennrich et al., Neural Machine Translation of Rare Words with Subword Units, 2016
+    (arXiv 1508.07909).
+    """
+    smallest = len(SPECIAL_TOKENS) + _NUM_BYTES
+    if vocab_size < smallest:
+        raise ValueError(
+            f"vocab_size {vocab_size} is too small: the {len(SPECIAL_TOKENS)} special tokens and "
+            f"the {_NUM_BYTES} bytes alone need {smallest}"
+        )
+    lines = list(lines)
+    if not any(lines):
+        raise ValueError("no text to learn merges from: `lines` has no character")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(lines, trainer, length=len(lines))
+    return _reading_text_as_text(tokenizer)
+
+
+def save(tokenizer: Tokenizer, path: str | Path) -> None:
+    """Writes `tokenizer` to a JSON file, whole or not at all."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def load(path: str | Path) -> Tokenizer:
+    """The tokenizer that `save` wrote to `path`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds no tokenizer, or one with other special tokens.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: expected a tokenizer's JSON file")
+    try:
+        content = path.read_text(encoding="utf-8")
+        json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"{path} is truncated or not JSON: {error}") from error
+    try:
+        tokenizer = Tokenizer.from_str(content)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ValueError(f"{path} holds no tokenizer: {error}") from error
+    found = tuple(tokenizer.id_to_token(index) for index in range(len(SPECIAL_TOKENS)))
+    if found != SPECIAL_TOKENS:
+        raise ValueError(
+            f"{path}: the first tokens are {', '.join(map(str, found))}, and must be "
+            f"{', '.join(SPECIAL_TOKENS)}: train the vocabulary with graphformer.data.vocabulary"
+        )
+    return _reading_text_as_text(tokenizer)
+
+
+def _reading_text_as_text(tokenizer: Tokenizer) -> Tokenizer:
+    # The setting is not kept in the JSON file: a sentence that spells a special token must not
+    # end itself.
+    tokenizer.encode_special_tokens = True
+    return tokenizer
