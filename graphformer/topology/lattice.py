@@ -31,9 +31,10 @@ class Grid(Topology):
 
     def contains(self, pair: Pair) -> Bool[Tensor, "*pair 1"]:
         inside = are_real(pair)
-        for axis in range(1, len(self.shape) + 1):
-            steps = pair.key_position(axis) - pair.query_position(axis)
-            inside = inside & (steps.abs() <= self.radius)
+        for axis, size in enumerate(self.shape, start=1):
+            key, query = pair.key_position(axis), pair.query_position(axis)
+            inside = inside & ((key - query).abs() <= self.radius)
+            inside = inside & (key >= 0) & (key < size) & (query >= 0) & (query < size)
         return inside
 
     def list_edges(
@@ -85,7 +86,7 @@ class Grid(Topology):
         return code
 
     def _real(self, side: str, layout: Layout) -> Int[Tensor, "token"]:
-        """Ids of the tokens that are not virtual; all stand on the grid, or an error says which."""
+        """Ids of the tokens on the grid: all but virtual ones and the empty slots of a cache."""
         needed, axes = len(self.shape), layout.at.shape[1] - 1
         if axes < needed:
             raise ValueError(
@@ -95,14 +96,15 @@ class Grid(Topology):
             )
         real = (layout.at[:, 0] >= 0).nonzero().squeeze(1)
         position = layout.at[real, 1 : needed + 1]
-        outside = (position < 0) | (position >= torch.tensor(self.shape, device=position.device))
-        if bool(outside.any()):
-            token = int(outside.any(1).nonzero()[0])
+        sizes = torch.tensor(self.shape, device=position.device)
+        outside = ((position < 0) | (position >= sizes)).any(1)
+        if layout.contiguous and bool(outside.any()):
+            token = int(outside.nonzero()[0])
             raise ValueError(
                 f"{self!r} got {side} outside the grid: token {int(real[token])} stands at "
                 f"{position[token].tolist()}; write grid() with the largest shape of the batch"
             )
-        return real
+        return real[~outside]
 
     def __repr__(self) -> str:
         return f"grid({self.shape}, {self.radius})"
