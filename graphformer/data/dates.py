@@ -66,15 +66,17 @@ def dates(
     generator.shuffle(drawn)
     num_test_years = round(_TEST_FRACTION * len(drawn))
     num_held_out = num_test_years + max(1, round(_VALIDATION_FRACTION * len(drawn)))
-    test_years, validation_years = drawn[:num_test_years], drawn[num_test_years:num_held_out]
+    test_years, train_years = drawn[:num_test_years], drawn[num_held_out:]
+    validation_years = drawn[num_test_years:num_held_out]
+    _check_count("num_train", num_train, train_years)
+    _check_count("num_validation", num_validation, validation_years)
+    _check_count("num_test", num_test, test_years)
     forms = _forms()
     return TextSplits(
         name=f"dates {years[0]}-{years[1]}, seed {seed}",
-        train=_draw_pairs("num_train", num_train, drawn[num_held_out:], forms, generator),
-        validation=_draw_pairs(
-            "num_validation", num_validation, validation_years, forms, generator
-        ),
-        test=_draw_pairs("num_test", num_test, test_years, forms, generator),
+        train=_draw_pairs(num_train, train_years, forms, generator),
+        validation=_draw_pairs(num_validation, validation_years, forms, generator),
+        test=_draw_pairs(num_test, test_years, forms, generator),
     )
 
 
@@ -92,14 +94,17 @@ def _check_years(years: tuple[int, int]) -> None:
         )
 
 
-def _draw_pairs(
-    name: str, count: int, years: list[int], forms: list[_Form], generator: random.Random
-) -> Pairs:
+def _check_count(name: str, count: int, years: list[int]) -> None:
     most = 365 * len(years)
     if not 1 <= count <= most:
         raise ValueError(
             f"{name} is {count}: its {len(years)} years allow 1 to {most} different pairs"
         )
+
+
+def _draw_pairs(
+    count: int, years: list[int], forms: list[_Form], generator: random.Random
+) -> Pairs:
     pairs: dict[str, str] = {}
     while len(pairs) < count:
         source, target = generator.choice(forms).write(_draw_moment(years, generator))

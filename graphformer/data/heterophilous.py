@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch_geometric.datasets import HeterophilousGraphDataset
 
+from graphformer.data.array_file import read_arrays
 from graphformer.data.graph_data import GraphData, check_graph, clean_edges
 from graphformer.data.published_files import check_name, find_or_download
 
@@ -50,7 +49,10 @@ def heterophilous(name: str, data_dir: str | Path | None = None) -> GraphData:
         [f"{stem}.npz"], data_dir, ("heterophilous", f"{stem}/raw"), HeterophilousGraphDataset.url
     )
     path = folder / f"{stem}.npz"
-    arrays = _read_arrays(path)
+    arrays = read_arrays(path)
+    missing = [name for name in _ARRAYS if name not in arrays]
+    if missing:
+        raise ValueError(f"{path} is not as published: it lacks {', '.join(missing)}")
     y = torch.from_numpy(arrays["node_labels"].astype(np.int64))
     edge_index = torch.from_numpy(arrays["edges"].astype(np.int64)).T
     return check_graph(
@@ -67,14 +69,3 @@ def heterophilous(name: str, data_dir: str | Path | None = None) -> GraphData:
             metric="roc_auc" if name in _BINARY else "accuracy",
         )
     )
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in _ARRAYS if name not in file.files]
-            if missing:
-                raise ValueError(f"it lacks {', '.join(missing)}")
-            return {name: file[name] for name in _ARRAYS}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is truncated or not as published: {error}") from error

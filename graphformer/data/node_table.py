@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from graphformer.data.array_file import read_arrays
+from graphformer.data.text_lines import read_lines
 from graphformer.data.text_table import Table, read_table, suffix
 
 ID, SPLIT = "id", "split"
@@ -63,7 +63,7 @@ def read_nodes(
         return nodes_of_table(table, label, feature_names)
     if feature_names is not None:
         raise ValueError(f"{path}: an array has no column names; leave feature_names out")
-    arrays = _read_arrays(path)
+    arrays = read_arrays(path)
     features = _features_of_array(path, _find(path, arrays, _FEATURE_ARRAYS))
     labels = None
     if label is not None and (label_needed or set(_LABEL_ARRAYS) & set(arrays)):
@@ -96,8 +96,9 @@ def read_labels(path: Path, label: str, nodes: NodeTable) -> NodeTable:
     """`nodes` with the labels (and the split, if there is one) of a second file.
 
     Args:
-        path: `.csv`, `.tsv` or `.txt` with a column `label`, or one column alone; rows follow the
-            nodes, or name them in a column `id`. Or an array [node] of integers or strings.
+        path: `.csv` or `.tsv` with a column `label`, or one column alone; rows follow the nodes,
+            or name them in a column `id`. Or `.txt`, one label a line without a header, or an
+            array [node] of integers (-1: no label) or strings.
         label: name of the column.
         nodes: the nodes in order.
 
@@ -106,9 +107,9 @@ def read_labels(path: Path, label: str, nodes: NodeTable) -> NodeTable:
     """
     _check_suffix(path, _LABEL_FILES, "labels")
     if suffix(path) in (".npy", ".npz"):
-        labels = _labels_of_array(path, _find(path, _read_arrays(path), _LABEL_ARRAYS))
+        labels = _labels_of_array(path, _find(path, read_arrays(path), _LABEL_ARRAYS))
         return nodes._replace(labels=_one_each(path, labels, nodes))
-    table = read_table(path)
+    table = _one_a_line(path, label) if suffix(path) == ".txt" else read_table(path)
     if len(table.columns) == 1:
         table = table._replace(columns={label: next(iter(table.columns.values()))})
     labels, parts = table.labels(label), _parts(table)
@@ -118,6 +119,13 @@ def read_labels(path: Path, label: str, nodes: NodeTable) -> NodeTable:
         parts = parts and [parts[row] for row in rows]
     return nodes._replace(
         labels=_one_each(path, labels, nodes), parts=nodes.parts if parts is None else parts
+    )
+
+
+def _one_a_line(path: Path, label: str) -> Table:
+    lines = [line.strip() for line in read_lines(path)]
+    return Table(
+        {label: lines}, [f"{path}, line {row + 1}" for row in range(len(lines))], str(path)
     )
 
 
@@ -177,20 +185,6 @@ def _labels_of_array(path: Path, array: np.ndarray) -> list[str]:
             f"strings of shape (node,)"
         )
     return ["" if label == "-1" else label for label in map(str, array.tolist())]
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file by name ("" in an `.npy`), never unpickled."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"": loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is truncated, or not an array file: {error}") from error
 
 
 def _find(path: Path, arrays: dict[str, np.ndarray], names: Sequence[str]) -> np.ndarray:

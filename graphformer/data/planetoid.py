@@ -117,9 +117,13 @@ def _assemble(name: str, parts: dict[str, Any]) -> GraphData:
     masks[0, 0, :num_train] = True
     masks[1, 0, num_train : num_train + _NUM_VALIDATION] = True
     masks[2, 0, test_ids] = True
+    # The files list both directions; what they list is what others train on.
+    edge_index = clean_edges(
+        _list_edges(parts["graph"]), num_nodes, source=f"ind.{name}.graph", directed=True
+    )
     return GraphData(
         x,
-        clean_edges(_list_edges(parts["graph"]), num_nodes, f"ind.{name}.graph"),
+        edge_index,
         one_hot.argmax(dim=1),
         masks[0],
         masks[1],

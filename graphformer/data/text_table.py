@@ -90,13 +90,7 @@ def read_table(path: Path) -> Table:
     Raises:
         ValueError: rows of different lengths, a column named twice, or no row.
     """
-    delimiter = _DELIMITERS.get(suffix(path), ",")
-    reader = csv.reader(read_lines(path), delimiter=delimiter)
-    rows, where = [], []
-    for row in reader:
-        if row:
-            rows.append([cell.strip() for cell in row])
-            where.append(f"{path}, line {reader.line_num}")
+    rows, where = _read_rows(path)
     width = len(rows[0])
     for row, place in zip(rows, where, strict=True):
         if len(row) != width:
@@ -114,6 +108,23 @@ def read_table(path: Path) -> Table:
         name: list(cells) for name, cells in zip(header, zip(*rows, strict=True), strict=True)
     }
     return Table(columns, where, str(path))
+
+
+def _read_rows(path: Path) -> tuple[list[list[str]], list[str]]:
+    """The cells of each row, and where it stands; empty lines are rows of a single column only."""
+    reader = csv.reader(read_lines(path), delimiter=_DELIMITERS.get(suffix(path), ","))
+    rows, where = [], []
+    try:
+        for row in reader:
+            rows.append([cell.strip() for cell in row])
+            where.append(f"{path}, line {reader.line_num}")
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+    width = len(next(row for row in rows if row))
+    if width == 1:
+        return [row or [""] for row in rows], where
+    kept = [index for index, row in enumerate(rows) if row]
+    return [rows[index] for index in kept], [where[index] for index in kept]
 
 
 def suffix(path: Path) -> str:

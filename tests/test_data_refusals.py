@@ -1,0 +1,478 @@
+"""What cannot be trained on is refused before any training, by file and line."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+
+from graphformer.data import planetoid as planetoid_module
+from graphformer.data import published_files
+from graphformer.data.dates import dates
+from graphformer.data.digits import digits
+from graphformer.data.graph_data import GraphData, check_graph
+from graphformer.data.graph_file import graph_file
+from graphformer.data.heterophilous import heterophilous
+from graphformer.data.multi30k import multi30k
+from graphformer.data.parallel import parallel
+from graphformer.data.planetoid import planetoid
+from graphformer.data.splits import fraction_split, random_split
+from graphformer.data.text_lines import read_lines
+from graphformer.data.vocabulary import load, train_bpe, train_characters
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def refused(message: str, error: type[Exception] = ValueError) -> Any:
+    return pytest.raises(error, match=re.escape(message))
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(published_files, "download_url_to_file", fail)
+
+
+# text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"years": (1900, 1910)}, "years 1900 to 1910 are 11: at least 20 are needed"),
+        ({"years": (2000, 1900)}, "years 2000 to 1900: write a first and a last year"),
+        ({"years": (900, 1900)}, "between 1000 and 9999"),
+        ({"num_test": 0}, "num_test is 0: its 20 years allow 1 to 7300 different pairs"),
+        ({"num_train": 100_000}, "num_train is 100000: its 170 years allow 1 to 62050"),
+    ],
+)
+def test_dates_refuse_what_cannot_be_held_out(arguments: dict[str, Any], message: str) -> None:
+    with refused(message):
+        dates(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "text.txt is empty"),
+        (b" \n\n", "text.txt is empty"),
+        (b"eins\nzw\xf6lf\n", "text.txt, line 2, byte 3: not UTF-8 (0xf6)"),
+        ("eins\nzwölf".encode("utf-16"), "text.txt, line 1, byte 1: not UTF-8 (0xff)"),
+    ],
+)
+def test_text_that_cannot_be_read_is_refused_by_place(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    with refused(message):
+        read_lines(write(tmp_path / "text.txt", content))
+
+
+def test_truncated_gzip_is_refused_by_name(tmp_path: Path) -> None:
+    packed = gzip.compress(b"eins\nzwei\n" * 1_000)
+    for content in (packed[: len(packed) // 2], packed[:-3], b"eins\nzwei\n"):
+        with refused("text.de.gz is truncated or not gzip"):
+            read_lines(write(tmp_path / "text.de.gz", content))
+
+
+def test_parallel_text_names_both_files_and_both_counts(tmp_path: Path) -> None:
+    source = write(tmp_path / "text.de", "eins\nzwei\ndrei\n")
+    target = write(tmp_path / "text.en", "one\ntwo\n")
+    with refused(f"{source} has 3 lines and {target} has 2"):
+        parallel(source, target)
+    missing = tmp_path / "a.de", tmp_path / "a.en"
+    with refused(f"no such file: {missing[0]} and {missing[1]}", FileNotFoundError):
+        parallel(*missing)
+    with refused(f"no such file: {missing[1]}", FileNotFoundError):
+        parallel(source, missing[1])
+    with refused(f"{tmp_path} is a folder", FileNotFoundError):
+        parallel(source, tmp_path)
+    with refused("no line has text in both files"):
+        parallel(
+            write(tmp_path / "one.de", "eins\nzwei\n \n"), write(tmp_path / "one.en", "\n\nx\n")
+        )
+
+
+def test_multi30k_lists_the_files_it_needs(tmp_path: Path) -> None:
+    with refused("Expected in it: raw/train.de.gz, raw/train.en.gz, raw/val.de", FileNotFoundError):
+        multi30k(tmp_path)
+    (tmp_path / "raw").mkdir()
+    write(tmp_path / "raw" / "train.de.gz", b"")
+    with refused("lacks train.en.gz, val.de.gz", FileNotFoundError):
+        multi30k(tmp_path)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_multi30k_needs_a_known_variant_and_two_languages(tmp_path: Path) -> None:
+    with refused("variant 'bpe' of Multi30k is unknown: write 'raw' or 'tok'"):
+        multi30k(tmp_path, variant="bpe")
+    with refused("source and target are both 'de'"):
+        multi30k(tmp_path, source="de", target="de")
+
+
+def test_vocabularies_need_text_and_room() -> None:
+    with refused("vocab_size 200 is too small"):
+        train_bpe(["ein Haus"], vocab_size=200)
+    for lines in ([], [""]):
+        with refused("no text to learn merges from"):
+            train_bpe(lines, vocab_size=300)
+        with refused("no text to make a vocabulary from"):
+            train_characters(lines)
+
+
+def test_a_vocabulary_file_must_be_whole_and_ours(tmp_path: Path) -> None:
+    whole = train_characters(["abc"]).to_str()
+    for content, message in (
+        (whole[: len(whole) // 2], "is truncated or not JSON"),
+        ("{}", "holds no tokenizer"),
+        (whole.replace("<pad>", "[PAD]"), "the first tokens are [PAD], <unk>, <s>, </s>"),
+    ):
+        with refused(message):
+            load(write(tmp_path / "vocabulary.json", content))
+    with refused("expected a tokenizer's JSON file", FileNotFoundError):
+        load(tmp_path / "none.json")
+
+
+# published graphs
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (planetoid, "Planetoid has no 'corra': known are cora, citeseer, pubmed"),
+        (heterophilous, "the heterophilous collection has no 'corra': known are amazon-ratings"),
+    ],
+)
+def test_unknown_names_are_answered_with_the_known_ones(
+    read: Callable[[str], GraphData], message: str
+) -> None:
+    with refused(message):
+        read("corra")
+
+
+@pytest.mark.usefixtures("offline")
+def test_missing_files_without_a_network_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with refused(f"ind.cora.test.index not found in {tmp_path}", FileNotFoundError) as caught:
+        planetoid("cora", tmp_path)
+    assert "planetoid, Cora/raw, raw" in str(caught.value)
+    assert "no route to host" in str(caught.value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with refused(f"minesweeper.npz not found in {tmp_path / 'graphformer'}", FileNotFoundError):
+        heterophilous("minesweeper")
+
+
+def test_missing_files_are_downloaded_where_they_are_then_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def download(url: str, path: str, **kwargs: object) -> None:
+        asked.append(url)
+        Path(path).write_text("content", encoding="utf-8")
+
+    monkeypatch.setattr(published_files, "download_url_to_file", download)
+    for _ in range(2):
+        folder = published_files.find_or_download(["a", "b"], tmp_path, ("set",), "https://host")
+        assert folder == tmp_path / "set"
+    assert asked == ["https://host/a", "https://host/b"]
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("true",)
+
+
+@pytest.mark.usefixtures("offline")
+def test_planetoid_calls_nothing_that_a_pickle_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in planetoid_module._PARTS:
+        write(tmp_path / f"ind.cora.{part}", pickle.dumps(Malicious()))
+    called: list[str] = []
+    monkeypatch.setattr(os, "system", called.append)
+    with refused("ind.cora.x is truncated or not as published: it names posix.system"):
+        planetoid("cora", tmp_path)
+    assert not called
+
+
+@pytest.mark.parametrize("part", ["x", "graph", "ally", "test.index"])
+def test_truncated_planetoid_files_are_refused(
+    shared_data: Path, tmp_path: Path, part: str
+) -> None:
+    folder = shared_data / "planetoid"
+    if not folder.is_dir():
+        pytest.skip(f"no Planetoid files at {folder}")
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        cut = path.name == f"ind.cora.{part}"
+        write(tmp_path / path.name, content[: len(content) // 2] if cut else content)
+    with refused("ind.cora."):
+        planetoid("cora", tmp_path)
+
+
+def test_heterophilous_files_must_be_whole(tmp_path: Path) -> None:
+    path = tmp_path / "minesweeper.npz"
+    np.savez(path, node_features=np.ones((3, 2)), node_labels=np.arange(3), edges=[[0, 1]])
+    with refused(f"{path} is not as published: it lacks train_masks, val_masks"):
+        heterophilous("minesweeper", tmp_path)
+    write(path, path.read_bytes()[:-40])
+    with refused(f"{path} is truncated, or not an array file"):
+        heterophilous("minesweeper", tmp_path)
+    np.savez(path, node_features=np.array([{}], dtype=object))
+    with refused(f"{path} is truncated, or not an array file"):
+        heterophilous("minesweeper", tmp_path)
+
+
+def test_digits_refuse_impossible_neighborhoods() -> None:
+    for neighbors in (0, 1_797):
+        with refused(f"neighbors is {neighbors}: write a number from 1 to 1796"):
+            digits(neighbors)
+
+
+# splits and checks
+
+Y = torch.tensor([0, 0, 0, 1, 1, -1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((3, 1, 1), "class 1 has 2 nodes, fewer than the 3 to train on"),
+        ((1, 2, 2), "3 labeled nodes are left after 1 a class, fewer than 2 to validate and 2"),
+        ((1, 3, None), "fewer than 3 to validate and 1 to test"),
+        ((0, 1, 1), "a split of 0 a class, 1 to validate and 1 to test"),
+    ],
+)
+def test_random_splits_refuse_what_does_not_fit(
+    arguments: tuple[int, int, int | None], message: str
+) -> None:
+    with refused(message):
+        random_split(Y, *arguments, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("fractions", "message"),
+    [
+        ((0.6, 0.4, 0.2), "add to at most 1"),
+        ((0.6, 0.4, 0.0), "write three positive numbers"),
+        ((0.9, 0.05, 0.05), "of 5 labeled nodes leave a part without a node"),
+    ],
+)
+def test_fractions_that_do_not_fit_are_refused(
+    fractions: tuple[float, float, float], message: str
+) -> None:
+    with refused(message):
+        fraction_split(Y, fractions, seed=0)
+
+
+def small_graph(**changes: Any) -> GraphData:
+    masks = torch.eye(3, dtype=torch.bool)[:, None]
+    graph = GraphData(
+        torch.ones(3, 2),
+        torch.tensor([[0, 1], [1, 2]]),
+        torch.tensor([0, 1, 0]),
+        masks[0],
+        masks[1],
+        masks[2],
+        name="small",
+        num_classes=2,
+        class_names=("a", "b"),
+    )
+    return graph._replace(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"x": torch.tensor([[1.0, 1.0], [1.0, torch.nan], [torch.inf, 1.0]])},
+            "small: feature 1 of node 1 is nan, one of 2 values that are not finite",
+        ),
+        ({"x": torch.ones(3, 0)}, "small: features are (3, 0)"),
+        (
+            {"edge_index": torch.tensor([[0, 3], [1, 2]])},
+            "small: edge 1 joins 3 and 2, but nodes are numbered 0 to 2",
+        ),
+        ({"y": torch.tensor([0, 1])}, "small: 2 labels for 3 nodes"),
+        ({"y": torch.tensor([0, 2, 1])}, "small: label 2 of node 1 is no class"),
+        ({"y": torch.tensor([0, -1, 1])}, "small: node 1 is in split 0 and has no label"),
+        ({"test_mask": torch.ones(3, dtype=torch.bool)}, "the test mask is (3,), and must be"),
+        (
+            {"test_mask": torch.tensor([[True, False, True]])},
+            "small: node 0 is in both train and test of split 0",
+        ),
+        (
+            {"val_mask": torch.zeros(1, 3, dtype=torch.bool)},
+            "small: the val part of split 0 has no node",
+        ),
+    ],
+)
+def test_graphs_that_cannot_be_trained_on_are_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    assert check_graph(small_graph()).num_nodes == 3
+    with refused(message):
+        check_graph(small_graph(**changes))
+
+
+def test_labels_that_a_model_does_not_know_are_named() -> None:
+    with refused("small has the unknown label b: known are a, c"):
+        small_graph().align_classes(("a", "c"))
+
+
+# graphs in files
+
+NODES = "height,weight,label\n1,2,owl\n3,4,fox\n5,6,owl\n7,8,fox\n9,10,owl\n"
+EDGES = "0,1\n1,2\n3,4\n"
+
+
+@pytest.mark.parametrize(
+    ("edges", "message"),
+    [
+        ("0,1\n1,9\n", "edges.csv, line 2: node '9' is unknown; 5 nodes have features: 0 to 4"),
+        ("source,target\n0,1\n-1,2\n", "edges.csv, line 3: node '-1' is unknown"),
+        ("7,8\n0,1\n", "edges.csv, line 1: node '7' is unknown"),
+        ("0,1\n1,2,0.5\n", "edges.csv, line 2: '1,2,0.5' is no edge: write a source and a target"),
+        ("0,1\n3,", "edges.csv, line 2: '3,' is no edge"),
+        ("source,target\n", "edges.csv has no edge"),
+        ("# nothing\n", "edges.csv has no edge"),
+        ("", "edges.csv is empty"),
+    ],
+)
+def test_edges_are_refused_by_line(tmp_path: Path, edges: str, message: str) -> None:
+    nodes = write(tmp_path / "nodes.csv", NODES)
+    with refused(message):
+        graph_file(write(tmp_path / "edges.csv", edges), nodes)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        (NODES.replace("4", "NaN"), "nodes.csv, line 3: 'weight' is 'NaN', which is no finite"),
+        (NODES.replace("4", ""), "nodes.csv, line 3: 'weight' is ''"),
+        (NODES.replace("4", "tall"), "nodes.csv, line 3: 'weight' is 'tall'"),
+        (NODES.replace("4", "1e39"), "nodes.csv, line 3: 'weight' is '1e39'"),
+        (NODES.replace("4,fox", "4,nan"), "nodes.csv, line 3: the label 'label' is 'nan'"),
+        (NODES[:-6], "nodes.csv, line 6: 2 cells, but the first row has 3; is the file truncated"),
+        (NODES.replace("weight", "height"), "nodes.csv: the header names a column twice"),
+        (NODES.replace("label", "kind"), "nodes.csv has no 'label': it has 'height', 'weight'"),
+        ("height,label\n", "nodes.csv has a header and no row"),
+        ("label\nowl\nfox\n", "nodes.csv has no features: its columns are 'label'"),
+        (NODES.replace("height", "id").replace("3,", "1,"), "nodes.csv: node '1' has two rows"),
+        (NODES.replace("fox", "owl"), "edges.csv: the labels name 1 class; at least two"),
+        (
+            "height,label\n1,a\n2,b\n3,c\n4,d\n5,e\n",
+            "each of its 5 nodes has a label of its own",
+        ),
+        (
+            "height,label,split\n1,a,train\n2,b,dev\n",
+            "nodes.csv, line 3: 'split' is 'dev': write train, val, test, or nothing",
+        ),
+    ],
+)
+def test_nodes_are_refused_by_line(tmp_path: Path, nodes: str, message: str) -> None:
+    edges = write(tmp_path / "edges.csv", EDGES)
+    with refused(message):
+        graph_file(edges, write(tmp_path / "nodes.csv", nodes))
+
+
+def test_arrays_are_refused_by_row(tmp_path: Path) -> None:
+    edges, path = write(tmp_path / "edges.csv", EDGES), tmp_path / "features.npy"
+    labels = tmp_path / "labels.npy"
+    np.save(labels, np.array([0, 1, 0, 1, 0]))
+
+    def refuse(array: np.ndarray, message: str, **options: Any) -> None:
+        np.save(path, array)
+        with refused(message):
+            graph_file(edges, path, labels, **options)
+
+    broken = np.ones((5, 2))
+    broken[3, 1] = np.nan
+    refuse(broken, "features.npy, row 3, column 1: nan is no finite number")
+    refuse(np.ones(5), "holds float64 of shape (5,): features must be numbers of shape (node")
+    refuse(np.ones((4, 2)), "labels.npy has 5 labels, and 4 nodes have features")
+    refuse(np.ones((5, 2)), "an array has no column names", feature_names=["height"])
+    refuse(np.array([[{}]]), "features.npy is truncated, or not an array file")
+    np.save(labels, np.array([0, 1, np.nan, 1, 0]))
+    refuse(np.ones((5, 2)), "labels.npy, row 2: the label is nan")
+    np.save(labels, np.array([0.5, 1, 0, 1, 0]))
+    refuse(np.ones((5, 2)), "labels must be integers or strings of shape (node,)")
+    with refused("features.npy has features alone: write labels_file as well"):
+        graph_file(edges, path)
+    write(path, path.read_bytes()[:-8])
+    with refused("features.npy is truncated, or not an array file"):
+        graph_file(edges, path, labels)
+    np.savez(tmp_path / "features.npz", other=np.ones((5, 2)))
+    with refused("has the arrays other: call one x or node_features or features"):
+        graph_file(edges, tmp_path / "features.npz", labels)
+
+
+def test_labels_must_be_there_for_every_node(tmp_path: Path) -> None:
+    edges = write(tmp_path / "edges.csv", EDGES)
+    nodes = write(tmp_path / "nodes.csv", "1,2\n3,4\n5,6\n7,8\n9,10\n")
+    labels = write(tmp_path / "labels.csv", "id,label\n0,a\n1,b\n2,a\n3,b\n")
+    with refused("labels.csv has no row for 1 nodes, the first of them '4'"):
+        graph_file(edges, nodes, labels)
+    with refused("label is None, and labels_file"):
+        graph_file(edges, nodes, labels, label=None)
+    with refused("labels.csv has no 'kind': it has 'id', 'label'"):
+        graph_file(edges, nodes, labels, label="kind")
+
+
+@pytest.mark.parametrize("name", ["cut.graphml", "cut.gml", "cut.graphml.gz"])
+def test_truncated_graph_files_are_refused_by_name(tmp_path: Path, name: str) -> None:
+    graph = nx.path_graph(8)
+    nx.set_node_attributes(graph, 1.0, "height")
+    path = tmp_path / name
+    (nx.write_gml if name.endswith("gml") else nx.write_graphml)(graph, path)
+    write(path, path.read_bytes()[: path.stat().st_size // 2])
+    with refused(f"{path} is truncated, or no "):
+        graph_file(path)
+
+
+def test_attributes_must_be_numbers_on_every_node(tmp_path: Path) -> None:
+    graph = nx.path_graph(4)
+    path = tmp_path / "graph.graphml"
+    for key, value in ((0, 1.0), (1, 2.0), (2, float("nan")), (3, 4.0)):
+        graph.nodes[key].update(height=value, kind="ab"[key % 2])
+    nx.write_graphml(graph, path)
+    with refused(f"{path}, node '2': 'height' is 'nan'"):
+        graph_file(path, label="kind")
+    del graph.nodes[2]["height"]
+    nx.write_graphml(graph, path)
+    with refused(f"{path}, node '2': 'height' is ''"):
+        graph_file(path, label="kind")
+    with refused("has no 'label': it has 'height', 'kind', 'id'"):
+        graph_file(path)
+    with refused("says that its edges have no direction"):
+        graph_file(path, label="kind", features_file=None, feature_names=["id"], directed=True)
+
+
+def test_unknown_extensions_are_answered_with_the_known_ones(tmp_path: Path) -> None:
+    edges = write(tmp_path / "edges.csv", EDGES)
+    with refused("cannot read a graph from '.dot'; known are .csv, .tsv, .txt, .edges, .edgelist"):
+        graph_file(write(tmp_path / "graph.dot", "graph {}"))
+    with refused("cannot read features from '.xlsx'; known are .csv, .tsv, .npy, .npz"):
+        graph_file(edges, tmp_path / "nodes.xlsx")
+    with refused("cannot read labels from '.xlsx'; known are .csv"):
+        graph_file(edges, write(tmp_path / "nodes.csv", "1\n2\n"), tmp_path / "labels.xlsx")
+    with refused("edges.csv has edges alone: write features_file as well"):
+        graph_file(edges)
+    for path in ("edges2.csv", "graph.gml"):
+        with refused(f"{tmp_path / path} does not exist", FileNotFoundError):
+            graph_file(tmp_path / path)
