@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import functools
 import os
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jaxtyping
 import pytest
 import torch
+from beartype._check.code import codemain
 from hypothesis import HealthCheck, settings
 from torch import Tensor
 
 TYPECHECK = os.environ.get("GRAPHFORMER_TYPECHECK", "1") != "0"
 if TYPECHECK:
+    # It looks at one item of a list, drawn at random, but not from what is tested to be random.
+    codemain.getrandbits = random.Random(0).getrandbits
     # Before any test imports graphformer: the hook rewrites modules as they are loaded.
     jaxtyping.install_import_hook("graphformer", "beartype.beartype")
 
@@ -79,6 +83,12 @@ def poisoned(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return tensor.fill_(torch.iinfo(tensor.dtype).max)
 
     return make_poisoned
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments reach the function whatever their shape, so that it can refuse them itself."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(scope="session")
