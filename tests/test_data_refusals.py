@@ -373,7 +373,10 @@ def test_edges_are_refused_by_line(tmp_path: Path, edges: str, message: str) -> 
         (NODES.replace("label", "kind"), "nodes.csv has no 'label': it has 'height', 'weight'"),
         ("height,label\n", "nodes.csv has a header and no row"),
         ("label\nowl\nfox\n", "nodes.csv has no features: its columns are 'label'"),
-        (NODES.replace("height", "id").replace("3,", "1,"), "nodes.csv: node '1' has two rows"),
+        (
+            NODES.replace("height", "id").replace("3,", "1,"),
+            "nodes.csv, line 3: node '1' has a second row",
+        ),
         (NODES.replace("fox", "owl"), "edges.csv: the labels name 1 class; at least two"),
         (
             "height,label\n1,a\n2,b\n3,c\n4,d\n5,e\n",
@@ -428,6 +431,9 @@ def test_labels_must_be_there_for_every_node(tmp_path: Path) -> None:
     labels = write(tmp_path / "labels.csv", "id,label\n0,a\n1,b\n2,a\n3,b\n")
     with refused("labels.csv has no row for 1 nodes, the first of them '4'"):
         graph_file(edges, nodes, labels)
+    twice = write(tmp_path / "twice.csv", "id,label\n0,a\n1,b\n1,a\n")
+    with refused("twice.csv, line 4: node '1' has a second row"):
+        graph_file(edges, nodes, twice)
     with refused("label is None, and labels_file"):
         graph_file(edges, nodes, labels, label=None)
     with refused("labels.csv has no 'kind': it has 'id', 'label'"):

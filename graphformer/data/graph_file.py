@@ -42,9 +42,8 @@ def graph_file(
             features.
         labels_file: one label a node (`.csv`, `.tsv`, `.txt`, `.npy`, `.npz`); None where they
             stand with the features.
-        label: the column or attribute that holds the label; an empty one (in
-            an array of integers, -1) is unknown. None reads a graph without labels, to predict
-            them.
+        label: the column or attribute that holds the label; an empty one (-1 in an array of
+            integers) is unknown. None reads a graph without labels, to predict them.
         feature_names: columns or attributes that are the features; None takes all others.
         directed: keep the direction of the edges; otherwise each goes both ways.
         fractions: of the labeled nodes that train, validate and test, where there is no column

@@ -84,10 +84,7 @@ def nodes_of_table(
             f"{table.source} has no features: its columns are "
             f"{', '.join(map(repr, table.columns))}; write a features_file"
         )
-    names = table.columns.get(ID)
-    if names is not None and len(set(names)) < len(names):
-        twice = next(name for row, name in enumerate(names) if name in names[:row])
-        raise ValueError(f"{table.source}: node {twice!r} has two rows")
+    names = list(_row_of_name(table)) if ID in table.columns else None
     labels = None if label is None else table.labels(label)
     return NodeTable(table.numbers(feature_names), names, labels, _parts(table))
 
@@ -130,7 +127,7 @@ def _one_a_line(path: Path, label: str) -> Table:
 
 
 def _rows_of(table: Table, nodes: NodeTable) -> list[int]:
-    row_of = {name: row for row, name in enumerate(table.columns[ID])}
+    row_of = _row_of_name(table)
     names = nodes.names or [str(node) for node in range(len(nodes.features))]
     missing = [name for name in names if name not in row_of]
     if missing:
@@ -138,6 +135,16 @@ def _rows_of(table: Table, nodes: NodeTable) -> list[int]:
             f"{table.source} has no row for {len(missing)} nodes, the first of them {missing[0]!r}"
         )
     return [row_of[name] for name in names]
+
+
+def _row_of_name(table: Table) -> dict[str, int]:
+    """The row of each node, by its name, in the order of the rows."""
+    row_of: dict[str, int] = {}
+    for row, name in enumerate(table.columns[ID]):
+        if name in row_of:
+            raise ValueError(f"{table.where[row]}: node {name!r} has a second row")
+        row_of[name] = row
+    return row_of
 
 
 def _parts(table: Table) -> list[str] | None:
