@@ -1,0 +1,47 @@
+"""The time that training has taken, and may take."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class Clock(Callback):
+    """Seconds of training in all, those before an interruption included; stops when they are up.
+
+    Args:
+        minutes: of training, validation included; None sets no limit.
+    """
+
+    def __init__(self, minutes: float | None = None) -> None:
+        self.limit = float("inf") if minutes is None else 60.0 * minutes
+        self._earlier = 0.0
+        self._started: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from the start of training."""
+        now = 0.0 if self._started is None else time.monotonic() - self._started
+        return self._earlier + now
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.limit == float("inf") or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        if trainer.strategy.broadcast(self.seconds >= self.limit):
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._earlier, self._started = self.seconds, None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._earlier = state_dict["seconds"]

@@ -1,0 +1,40 @@
+"""Pictures of what training measured."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from graphformer.tasks.history import Measurement, read_history
+
+
+def plot_history(table: Path, picture: Path) -> None:
+    """`picture` (.svg, .png) shows each value of the table over the steps, losses together.
+
+    Args:
+        table: the `history.csv` of a run.
+        picture: the file to write.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    panels = group(read_history(table))
+    figure = Figure(figsize=(4.8 * max(len(panels), 1), 3.2), layout="constrained")
+    for number, (title, curves) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, len(panels), number)
+        for name, rows in curves.items():
+            axes.plot([row.step for row in rows], [row.value for row in rows], label=name)
+        axes.set(xlabel="step", title=title)
+        axes.legend(frameon=False)
+        axes.grid(alpha=0.3)
+    with rc_context({"svg.fonttype": "none"}):  # text stays text
+        figure.savefig(picture)
+
+
+def group(rows: Sequence[Measurement]) -> dict[str, dict[str, list[Measurement]]]:
+    """The rows by panel (all losses share one) and by name."""
+    panels: dict[str, dict[str, list[Measurement]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        panels["loss" if row.name.endswith("loss") else row.name][row.name].append(row)
+    return panels

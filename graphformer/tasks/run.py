@@ -1,0 +1,228 @@
+"""Training a module: one call from data to checkpoints, table and figures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from graphformer.tasks.checkpoints import WholeCheckpoints, list_checkpoints, newest_intact
+from graphformer.tasks.clock import Clock
+from graphformer.tasks.history import History, latest_values, read_history
+from graphformer.tasks.learner import Learner
+from graphformer.tasks.loader import Loader
+from graphformer.tasks.progress import Progress
+from graphformer.tasks.quiet import quiet
+from graphformer.tasks.record import METRICS, command_line, read_figures, summarize
+from graphformer.tasks.resume import Constants, ExactResume, Saving
+
+CHECKPOINTS = "checkpoints"
+HISTORY = "history.csv"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: until the first of these is reached.
+
+    Attributes:
+        epochs: passes through the training data.
+        steps: optimizer steps.
+        minutes: of training, validation included.
+    """
+
+    epochs: int | None = None
+    steps: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        if not given:
+            raise ValueError("training needs a budget: give epochs, steps or minutes")
+        for name, value in given.items():
+            if value <= 0:
+                raise ValueError(f"a budget of {name} must be positive, not {value}")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What to train on, in Lightning's words.
+
+    Attributes:
+        accelerator: "auto", "cpu", "gpu", "mps".
+        devices: how many of them on each node.
+        num_nodes: how many nodes.
+        strategy: how several devices share the work: "auto", "ddp", "fsdp".
+        precision: "32-true", "bf16-mixed", "16-mixed", "64-true".
+    """
+
+    accelerator: str = "auto"
+    devices: int | str = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: where it leaves its files, and all that its course depends on.
+
+    Attributes:
+        out: folder of the run.
+        budget: how long to train.
+        seed: of all random numbers.
+        resume: whether to go on with the run that is in `out`, if there is one.
+        saving: when to save the state.
+        machine: what to train on.
+        constants: of the planner, kept when a run is resumed.
+    """
+
+    out: Path
+    budget: Budget
+    seed: int = 0
+    resume: bool = False
+    saving: Saving = field(default_factory=Saving)
+    machine: Machine = field(default_factory=Machine)
+    constants: Constants = field(default_factory=Constants)
+
+
+def train(
+    learner: Learner,
+    batches: Loader,
+    validation: Iterable[Any] | None,
+    run: Run,
+    *,
+    callbacks: Sequence[Callback] = (),
+    **trainer_options: Any,
+) -> dict[str, float]:
+    """Trains `learner` in place; returns the last values measured, steps and seconds.
+
+    In `run.out` it leaves `history.csv` and the checkpoints, from which it goes on to the same
+    weights when interrupted. A run that has reached its budget is only loaded.
+
+    Args:
+        learner: the module and its loss.
+        batches: of the training data.
+        validation: batches, after each epoch if nothing else is asked for, or None.
+        run: where, how long, on what.
+        callbacks: of Lightning; their state is saved too.
+        trainer_options: of Lightning's Trainer, such as `accumulate_grad_batches`.
+
+    Raises:
+        TypeError: `batches` is no `Loader`, whose order an interruption does not change.
+        ValueError: there is a run in `out` that is not to be resumed, or cannot be.
+        Interrupted: SIGINT or SIGTERM came; the state is saved.
+    """
+    if not isinstance(batches, Loader):
+        raise TypeError(
+            f"training takes a graphformer.tasks.loader.Loader, not {type(batches).__name__}: "
+            "its order of batches is what makes an interrupted run go on unchanged"
+        )
+    checkpoint = find_checkpoint(run)
+    clock = Clock(run.budget.minutes)
+    history = History(run.out / HISTORY, clock)
+    saving = ExactResume(run.out / CHECKPOINTS, run.seed, run.saving, run.constants, resume_hint())
+    # ExactResume comes first: what the others do when a batch begins is done after a resume, too.
+    own = [saving, clock, history, Progress(clock, history)]
+    with quiet():
+        trainer = make_trainer(run, [*own, *callbacks], trainer_options)
+        announce(learner, batches, trainer, checkpoint)
+        try:
+            trainer.fit(learner, batches, validation, ckpt_path=checkpoint)
+        finally:
+            for each in (batches, validation):
+                if isinstance(each, Loader):
+                    each.close()
+    rows = read_history(history.file)
+    counts = {"steps": rows[-1].step, "seconds": rows[-1].seconds} if rows else {}
+    return {**latest_values(rows), **counts}
+
+
+def make_trainer(run: Run, callbacks: list[Callback], options: Mapping[str, Any]) -> Trainer:
+    """Lightning's Trainer without what this package does itself."""
+    budget, machine = run.budget, run.machine
+    settings: dict[str, Any] = {
+        "max_epochs": -1 if budget.epochs is None else budget.epochs,
+        "max_steps": -1 if budget.steps is None else budget.steps,
+        "default_root_dir": run.out,
+        "plugins": [WholeCheckpoints()],
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+        **vars(machine),
+    }
+    return Trainer(callbacks=callbacks, **(settings | dict(options)))
+
+
+def find_checkpoint(run: Run) -> Path | None:
+    """The checkpoint to go on from, or None to start.
+
+    Raises:
+        ValueError: there is a run that is not to be resumed, or cannot be.
+    """
+    folder = run.out / CHECKPOINTS
+    if run.resume:
+        return newest_intact(folder)
+    if list_checkpoints(folder):
+        raise ValueError(
+            f"{run.out} has the checkpoints of a run: resume it (resume=True, --resume), "
+            "or choose another folder"
+        )
+    return None
+
+
+def announce(learner: Learner, batches: Loader, trainer: Trainer, checkpoint: Path | None) -> None:
+    """One line on what is trained, on what, and from where."""
+    if not trainer.is_global_zero:
+        return
+    num_parameters = sum(each.numel() for each in learner.parameters())
+    device, threads = trainer.strategy.root_device, torch.get_num_threads()
+    where = f"{device} ({threads} threads)" if device.type == "cpu" else f"{device}"
+    parts = [
+        f"{num_parameters:,} parameters",
+        f"{len(batches)} batches an epoch",
+        f"{where} in {trainer.precision}",
+        "from the start" if checkpoint is None else f"from {checkpoint}",
+    ]
+    print("training: " + ", ".join(parts), file=sys.stderr, flush=True)
+
+
+def resume_hint() -> str:
+    """How to go on with an interrupted run."""
+    command = command_line()
+    if not command.startswith(("graphformer ", "python -m graphformer ")):
+        return "go on with it by the same call with resume=True"
+    return f"go on with it by: {command}" + ("" if "--resume" in command else " --resume")
+
+
+def repeat(
+    job: Callable[[Run], Mapping[str, float]], run: Run, seeds: Sequence[int]
+) -> dict[str, dict[str, object]]:
+    """Mean and standard deviation of the figures of `job`, over a run for each seed.
+
+    Each run has a folder of its own in `run.out`. If `run.resume` is set, runs that have left
+    their `metrics.json` are not repeated.
+
+    Args:
+        job: trains, measures, writes `metrics.json` into the folder of the run, returns figures.
+        run: what the runs share.
+        seeds: one for each run, at least one.
+
+    Raises:
+        ValueError: there is no seed.
+    """
+    if not seeds:
+        raise ValueError("repeating a run needs at least one seed")
+    figures = []
+    for seed in seeds:
+        each = replace(run, out=run.out / f"seed-{seed}", seed=seed)
+        done = run.resume and (each.out / METRICS).exists()
+        figures.append(read_figures(each.out) if done else job(each))
+    return summarize(figures)

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_training import NUM_STEPS, NextWord, signal_at, train_tiny
+from torch import Tensor
+
+from graphformer.tasks.checkpoints import list_checkpoints, newest_intact
+from graphformer.tasks.history import read_history
+from graphformer.tasks.interruption import Interrupted
+from graphformer.tasks.resume import Saving
+
+EVERY_STEP = Saving(steps=1)
+NUM_BATCHES = 37  # of 20 updates: six in an epoch of eleven batches, two in the fourth
+
+
+class KilledError(Exception):
+    """What no code of the training catches."""
+
+
+def killed_at(*when: tuple[str, int]) -> Callable[[str, int], None]:
+    def at(place: str, number: int) -> None:
+        if (place, number) in when:
+            raise KilledError(place, number)
+
+    return at
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("uninterrupted")
+    train_tiny(out)
+    return out
+
+
+def final_state(out: Path) -> dict[str, Any]:
+    """All that the last checkpoint holds, but for the time that was taken."""
+    newest = list_checkpoints(out / "checkpoints")[0]
+    state = torch.load(newest, weights_only=True)
+    state["callbacks"]["Clock"].pop("seconds")
+    assert state["global_step"] == NUM_STEPS
+    return state
+
+
+def differences(one: Any, other: Any, name: str = "state") -> list[str]:
+    """Names of what is not bit for bit the same."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return [] if torch.equal(one, other) and one.dtype == other.dtype else [name]
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return [each for key in one for each in differences(one[key], other[key], f"{name}.{key}")]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [each for at, (a, b) in pairs for each in differences(a, b, f"{name}.{at}")]
+    return [] if one == other and type(one) is type(other) else [name]
+
+
+def assert_same_course(out: Path, reference: Path) -> None:
+    assert differences(final_state(out), final_state(reference)) == []
+    tables = [read_history(each / "history.csv") for each in (out, reference)]
+    rows, expected = ([row._replace(seconds=0.0) for row in table] for table in tables)
+    assert rows == expected
+
+
+@pytest.mark.parametrize("batch", range(NUM_BATCHES))
+def test_killed_at_any_batch_goes_on_bit_for_bit(
+    batch: int, tmp_path: Path, uninterrupted: Path
+) -> None:
+    with pytest.raises(KilledError):
+        train_tiny(tmp_path, killed_at(("batch", batch)), saving=EVERY_STEP)
+    train_tiny(tmp_path, resume=True)
+    assert_same_course(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("place", [("validation", 2), ("validation", 10), ("epoch end", 1)])
+def test_killed_between_batches_goes_on_bit_for_bit(
+    place: tuple[str, int], tmp_path: Path, uninterrupted: Path
+) -> None:
+    with pytest.raises(KilledError):
+        train_tiny(tmp_path, killed_at(place))
+    train_tiny(tmp_path, resume=True)
+    assert_same_course(tmp_path, uninterrupted)
+
+
+def test_killed_again_and_again_goes_on_bit_for_bit(tmp_path: Path, uninterrupted: Path) -> None:
+    with pytest.raises(KilledError):
+        train_tiny(tmp_path, killed_at(("batch", 5)), saving=EVERY_STEP)
+    for batch in (9, 11, 12, 20, 21, 22, 36):
+        with pytest.raises(KilledError):
+            train_tiny(tmp_path, killed_at(("batch", batch)), resume=True, saving=EVERY_STEP)
+    train_tiny(tmp_path, resume=True)
+    assert_same_course(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("steps", [7, 12])
+def test_training_longer_is_training_on(steps: int, tmp_path: Path, uninterrupted: Path) -> None:
+    train_tiny(tmp_path, steps=steps)
+    train_tiny(tmp_path, resume=True)
+    state, expected = final_state(tmp_path), final_state(uninterrupted)
+    for part in ("state_dict", "optimizer_states", "loops"):
+        assert differences(state[part], expected[part]) == []
+
+
+def test_a_finished_run_is_only_loaded(tmp_path: Path, uninterrupted: Path) -> None:
+    trained = train_tiny(tmp_path)
+    loaded = train_tiny(tmp_path, killed_at(*(("batch", each) for each in range(100))), resume=True)
+    assert differences(loaded.state_dict(), trained.state_dict()) == []
+    assert_same_course(tmp_path, uninterrupted)
+
+
+def test_resuming_keeps_weights_tied(tmp_path: Path, uninterrupted: Path) -> None:
+    with pytest.raises(KilledError):
+        train_tiny(tmp_path, killed_at(("batch", 7)))
+    resumed = train_tiny(tmp_path, resume=True)
+    assert resumed.output.weight is resumed.embedding.weight
+    saved = final_state(tmp_path)["state_dict"]
+    again = NextWord()
+    again.load_state_dict(saved)
+    assert again.output.weight is again.embedding.weight
+    assert differences(dict(again.state_dict()), dict(saved)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "batch"), [("SIGINT", 130, 12), ("SIGTERM", 143, 21), ("SIGKILL", -9, 27)]
+)
+def test_signalled_process_goes_on_bit_for_bit(
+    name: str, status: int, batch: int, tmp_path: Path, uninterrupted: Path
+) -> None:
+    tests = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{tests.parent}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, tests / "tiny_training.py", tmp_path, str(batch), name],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+        start_new_session=True,
+    )
+    assert done.returncode == status, done.stderr
+    if name != "SIGKILL":
+        newest = list_checkpoints(tmp_path / "checkpoints")[0]
+        assert f"{name}: saves after this step" in done.stderr
+        assert f"saved in {newest}" in done.stderr
+        assert "resume=True" in done.stderr
+    train_tiny(tmp_path, resume=True)
+    assert_same_course(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_at_the_next_update(number: signal.Signals, tmp_path: Path) -> None:
+    before = signal.getsignal(number)
+    send = partial(os.kill, os.getpid(), number)
+    with pytest.raises(Interrupted) as stopped:
+        train_tiny(tmp_path, signal_at(4, send), saving=Saving(steps=100))
+    assert stopped.value.code == 128 + number
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == [
+        "step-000000003.ckpt"
+    ]
+    assert signal.getsignal(number) is before
+
+
+def test_second_signal_stops_at_once(tmp_path: Path) -> None:
+    def at(place: str, number: int) -> None:
+        if (place, number) == ("batch", 4):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(SystemExit) as stopped:
+        train_tiny(tmp_path, at)
+    assert stopped.value.code == 130
+    assert list_checkpoints(tmp_path / "checkpoints") == []
+
+
+def test_truncated_checkpoint_is_named_and_the_one_before_is_used(
+    tmp_path: Path, uninterrupted: Path
+) -> None:
+    with pytest.raises(KilledError):
+        train_tiny(tmp_path, killed_at(("batch", 20)))
+    newest, before = list_checkpoints(tmp_path / "checkpoints")
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    with pytest.warns(UserWarning, match=f"{newest.name} is damaged and left out: .*truncated"):
+        assert newest_intact(tmp_path / "checkpoints") == before
+    with pytest.warns(UserWarning, match=newest.name):
+        train_tiny(tmp_path, resume=True)
+    assert_same_course(tmp_path, uninterrupted)
+
+
+def test_flipped_bits_are_found(tmp_path: Path) -> None:
+    train_tiny(tmp_path, steps=2)
+    (path,) = list_checkpoints(tmp_path / "checkpoints")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    with (
+        pytest.warns(UserWarning, match="is damaged"),
+        pytest.raises(ValueError, match=r"no checkpoint in .* is intact"),
+    ):
+        train_tiny(tmp_path, resume=True)
+
+
+def test_checkpoint_of_another_format_is_refused_by_name(tmp_path: Path) -> None:
+    train_tiny(tmp_path, steps=2)
+    (path,) = list_checkpoints(tmp_path / "checkpoints")
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["graphformer"] |= {"format": 99, "version": "7.1"}
+    torch.save(checkpoint, path)
+    with pytest.raises(ValueError, match=rf"{path.name} has format 99, written by graphformer 7.1"):
+        train_tiny(tmp_path, resume=True)
+    del checkpoint["graphformer"]
+    torch.save(checkpoint, path)
+    with pytest.raises(ValueError, match=rf"{path.name} is no checkpoint of graphformer"):
+        train_tiny(tmp_path, resume=True)
+
+
+def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    train_tiny(tmp_path, steps=2)
+    with pytest.raises(ValueError, match=r"has the checkpoints of a run: resume it"):
+        train_tiny(tmp_path)
+
+
+def test_as_many_checkpoints_are_kept_as_asked(tmp_path: Path) -> None:
+    train_tiny(tmp_path, saving=Saving(steps=4, keep=3))
+    kept = [path.name for path in list_checkpoints(tmp_path / "checkpoints")]
+    assert kept == ["step-000000020.ckpt", "step-000000016.ckpt", "step-000000012.ckpt"]
+
+
+def test_checkpoints_are_taken_where_epochs_end(tmp_path: Path) -> None:
+    train_tiny(tmp_path, saving=Saving(seconds=None, epochs=2, keep=9))
+    kept = [path.name for path in list_checkpoints(tmp_path / "checkpoints")]
+    assert kept == ["step-000000020.ckpt", "step-000000012.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("seconds", -1.0), ("steps", 0), ("epochs", 0), ("keep", 0)]
+)
+def test_saving_refuses_what_is_not_positive(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"saving {name} must be positive, not {value}"):
+        Saving(**{name: value})
