@@ -1,0 +1,308 @@
+"""The one operator: attention over the edges of a token graph, and what it will run on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from graphformer.backends import Attended, Operands, Request
+from graphformer.backends.request import prepare_key, prepare_query
+from graphformer.graph import TokenGraph
+from graphformer.planner import Plan, make_plan
+from graphformer.scores import DotProduct, Score
+
+NORMALIZERS = ("softmax", "sum", "none")
+_DOT_PRODUCT = DotProduct()
+
+
+def attend(
+    query: Float[Tensor, "query head dim"] | None,
+    key: Float[Tensor, "key kv_head dim"] | None,
+    value: Float[Tensor, "key kv_head value_dim"],
+    graph: TokenGraph,
+    score: Score = _DOT_PRODUCT,
+    normalize: str = "softmax",
+    dropout: float = 0.0,
+    edge_sum: str | None = None,
+    backend: str | None = None,
+    return_weights: bool = False,
+) -> Float[Tensor, "query head value_dim"] | Attended:
+    """Each query receives the sum of its keys' values, weighted by normalized scores.
+
+    out_i = sum_j a_ij v_j with a_i. = normalize_j f(<q~_i, k~_j> + s_i + t_j + b_ij), where j
+    runs over the keys that the graph has for query i. A query without keys gets zero.
+
+    Args:
+        query: what the score reads of the queries; None where it reads no query.
+        key: what the score reads of the keys; None where it reads no key. There may be fewer
+            heads of keys and values than of queries: each then serves several.
+        value: what is summed.
+        graph: who attends to whom; its tokens are the rows of query, key and value.
+        score: how strongly.
+        normalize: "softmax", "sum" (weights divided by their sum) or "none".
+        dropout: probability with which a weight is set to zero; 0 in evaluation.
+        edge_sum: name of edge data whose sum, weighted as the values, is also returned.
+        backend: the backend to run on; the planner picks where left out.
+        return_weights: also return the weights, after dropout.
+
+    Returns:
+        The sums, or `Attended(out, edge_sum, weights)` where an extra is asked for.
+
+    Raises:
+        ValueError: if shapes, dtypes or devices do not fit each other or the graph.
+    """
+    heads = value.shape[1] if query is None else query.shape[1]
+    _check(query, key, value, graph, score, heads)
+    asked = (normalize, dropout, edge_sum, backend, return_weights)
+    prepared = (
+        *prepare_query(score, query, graph.query_side),
+        *prepare_key(score, key, graph.key_side),
+    )
+    operands = Operands(prepared[0], prepared[3], value, prepared[1], prepared[4], prepared[2])
+    return attend_prepared(operands, graph, score, heads, *asked)
+
+
+def attend_prepared(
+    operands: Operands,
+    graph: TokenGraph,
+    score: Score,
+    heads: int,
+    normalize: str = "softmax",
+    dropout: float = 0.0,
+    edge_sum: str | None = None,
+    backend: str | None = None,
+    return_weights: bool = False,
+) -> Tensor | Attended:
+    """`attend` of a query and key that the score has prepared already, as a cache keeps them."""
+    operands, autocast = _cast(operands)
+    value = operands.value
+    grad = torch.is_grad_enabled()
+    dim = value.shape[2] if operands.query is None else operands.query.shape[2]
+    key = (
+        score, heads, value.shape[1], dim, value.shape[2], value.dtype, normalize, dropout,
+        edge_sum, backend, return_weights, grad,
+    )  # fmt: skip
+    found = graph.plans.get(key)
+    if found is None:
+        found = graph.plans[key] = _new_plan(graph, key)
+    request = found.request
+    if request.graph is not graph:
+        # A graph with other edge data shares plans and indexes, but not the data.
+        request = replace(request, graph=graph)
+    if not graph.queries.num_tokens or not graph.keys.num_tokens:
+        attended = _nothing(request, operands)
+    elif autocast:
+        # What was cast stays so, and float32 terms are not cast again inside.
+        with torch.autocast(value.device.type, enabled=False):
+            attended = found.backend.run(request, operands)
+    else:
+        attended = found.backend.run(request, operands)
+    return attended if return_weights or edge_sum is not None else attended.out
+
+
+def plan(
+    graph: TokenGraph,
+    score: Score | nn.Module = _DOT_PRODUCT,
+    heads: int = 1,
+    dim: int = 64,
+    dtype: torch.dtype = torch.float32,
+    training: bool = False,
+    **settings: Any,
+) -> Plan | list[Plan]:
+    """Fixes backend and indexes of an attention ahead of its first call, as compiled code needs.
+
+    Args:
+        graph: the graph.
+        score: a score, or a module: then one plan for each `Attention` in it, whose own heads,
+            dimensions and score are taken.
+        heads: number of heads.
+        dim: dimension of a head.
+        dtype: dtype of query, key and value (the autocast dtype under autocast).
+        training: whether gradients will be wanted.
+        settings: `normalize`, `dropout`, `edge_sum`, `backend`, `return_weights` as in `attend`;
+            `kv_heads` and `value_dim` where they differ.
+
+    Returns:
+        The plan, or the plans of a module.
+    """
+    if isinstance(score, Score):
+        return _plan_one(graph, score, heads, dim, dtype, training, **settings)
+    modules = [module for module in score.modules() if hasattr(module, "attention_settings")]
+    return [
+        _plan_one(graph, dtype=dtype, training=training, **module.attention_settings(training))
+        for module in modules
+    ]
+
+
+def explain(
+    graph: TokenGraph,
+    score: Score = _DOT_PRODUCT,
+    heads: int = 1,
+    dim: int = 64,
+    dtype: torch.dtype = torch.float32,
+    training: bool = False,
+    **settings: Any,
+) -> Plan:
+    """What an attention would run on and why, what else there is, edges, FLOPs and bytes.
+
+    Takes what `plan` takes; print what it returns.
+    """
+    return _plan_one(graph, score, heads, dim, dtype, training, **settings)
+
+
+def _plan_one(
+    graph: TokenGraph,
+    score: Score,
+    heads: int,
+    dim: int,
+    dtype: torch.dtype,
+    training: bool,
+    kv_heads: int | None = None,
+    value_dim: int | None = None,
+    normalize: str = "softmax",
+    dropout: float = 0.0,
+    edge_sum: str | None = None,
+    backend: str | None = None,
+    return_weights: bool = False,
+) -> Plan:
+    key = (
+        score, heads, kv_heads or heads, dim, value_dim or dim, dtype, normalize, dropout,
+        edge_sum, backend, return_weights, training,
+    )  # fmt: skip
+    if key not in graph.plans:
+        graph.plans[key] = _new_plan(graph, key)
+    return graph.plans[key]
+
+
+def _new_plan(graph: TokenGraph, key: tuple[Any, ...]) -> Plan:
+    if torch.compiler.is_compiling():
+        raise RuntimeError(
+            "nothing was planned for this graph: compiled code only reads plans; call "
+            "plan(graph, score or model, ...) before, or the uncompiled model once"
+        )
+    (
+        score, heads, kv_heads, dim, value_dim, dtype, normalize, dropout,
+        edge_sum, backend, return_weights, grad,
+    ) = key  # fmt: skip
+    if normalize not in NORMALIZERS:
+        raise ValueError(f"unknown normalize={normalize!r}; known are {', '.join(NORMALIZERS)}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is a probability below 1, it is {dropout}")
+    request = Request(
+        graph, score, normalize, heads, kv_heads, dim, value_dim, dtype, grad, dropout, edge_sum,
+        return_weights,
+    )  # fmt: skip
+    for name in request.edge_names:
+        graph.edge_values_of(name)
+    made = make_plan(request, backend)
+    if graph.queries.num_tokens and graph.keys.num_tokens:
+        made.backend.prepare(request)
+    return made
+
+
+def _check(
+    query: Tensor | None,
+    key: Tensor | None,
+    value: Tensor,
+    graph: TokenGraph,
+    score: Score,
+    heads: int,
+) -> None:
+    """Raises what is wrong before any work; in the common case a handful of comparisons."""
+    if not isinstance(graph, TokenGraph):
+        raise TypeError(
+            f"attend needs a TokenGraph, it got {type(graph).__name__}; bind a topology to tokens: "
+            "complete().bind(tokens)"
+        )
+    for part in (score.core, *score.biases):
+        if part.heads is not None and part.heads != heads:
+            raise ValueError(
+                f"{part!r} was made for {part.heads} heads, query and value have {heads}; make "
+                f"it with heads={heads}"
+            )
+    for name, x, layout in (
+        ("query", query, graph.queries),
+        ("key", key, graph.keys),
+        ("value", value, graph.keys),
+    ):
+        if x is None:
+            if name in score.reads:
+                raise ValueError(f"{score!r} reads the {name}, which is None; pass a tensor")
+            continue
+        if x.dim() != 3:
+            raise ValueError(
+                f"{name} has shape {list(x.shape)}; it must be [token, head, dim]: write "
+                f"{name}.unflatten(-1, (heads, dim))"
+            )
+        if x.shape[0] != layout.num_tokens:
+            raise ValueError(
+                f"{name} has {x.shape[0]} tokens, the graph was bound to {layout.num_tokens}; bind "
+                "the topology to these tokens"
+            )
+        if x.dtype != value.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(
+                f"{name} is {x.dtype}, value is {value.dtype}; cast them to one dtype, or run "
+                "under torch.autocast"
+            )
+        if x.device != value.device:
+            raise ValueError(
+                f"{name} is on {x.device}, value on {value.device}; move both to one device"
+            )
+    if value.device != graph.device:
+        raise ValueError(
+            f"value is on {value.device}, the graph on {graph.device}; move it with "
+            "graph.to(device)"
+        )
+    for name, x in (("key", key), ("value", value)):
+        if x is not None and heads % x.shape[1]:
+            raise ValueError(
+                f"{heads} query heads cannot share {x.shape[1]} {name} heads evenly; make one a "
+                "multiple of the other"
+            )
+    core_product = query is not None and key is not None
+    if core_product and query.shape[2] != key.shape[2]:
+        raise ValueError(
+            f"query has {query.shape[2]} numbers a head, key {key.shape[2]}; project both to one "
+            "dimension"
+        )
+
+
+def _cast(operands: Operands) -> tuple[Operands, bool]:
+    """Operands in one dtype: the autocast dtype where there is one; terms stay as they are."""
+    value = operands.value
+    autocast = torch.is_autocast_enabled(value.device.type)
+    dtype = value.dtype
+    if autocast and dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(value.device.type)
+    query, key = operands.query, operands.key
+    if (
+        value.dtype == dtype
+        and (query is None or query.dtype == dtype)
+        and (key is None or key.dtype == dtype)
+    ):
+        return operands, autocast
+    cast: Iterator[Tensor | None] = (
+        None if x is None else x.to(dtype) for x in (query, key, value)
+    )
+    return operands._replace(**dict(zip(("query", "key", "value"), cast, strict=True))), autocast
+
+
+def _nothing(request: Request, operands: Operands) -> Attended:
+    """The attention of a graph without queries or without keys: zeros."""
+    graph, value = request.graph, operands.value
+    num_queries = graph.queries.num_tokens
+    out = value.new_zeros(num_queries, request.heads, request.value_dim)
+    # Zero times what is there keeps the result in the autograd graph, with zero gradients.
+    tied = [x for x in (operands.query, operands.key, value) if x is not None]
+    out = out + sum(x.sum() * 0 for x in tied)
+    edge_sum = None
+    if request.edge_sum is not None:
+        edge_dim = graph.edge_data[request.edge_sum].values.shape[1]
+        edge_sum = value.new_zeros(num_queries, request.heads, edge_dim)
+    weights = value.new_zeros(0, request.heads) if request.return_weights else None
+    return Attended(out, edge_sum, weights)

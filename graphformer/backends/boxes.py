@@ -1,0 +1,116 @@
+"""Attention in boxes: many small rectangles of queries and keys side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from graphformer.backends.request import Request
+from graphformer.layout import Pair
+
+
+class Box(NamedTuple):
+    """What meets in the boxes; a head axis of size 1 stands for all heads.
+
+    Attributes:
+        query: prepared queries, or None.
+        key: prepared keys, or None.
+        value: values.
+        query_term: added to every score of a query, or None.
+        key_term: added to every score of a key, or None.
+        bias: added to the scores, or None.
+        mask: which pairs are edges; rows without keys are True throughout.
+        empty: rows without keys, or None where there are none.
+        pair: gives the pairs, [box, row, column, 1].
+    """
+
+    query: Float[Tensor, "box _ row width"] | None
+    key: Float[Tensor, "box _ column width"] | None
+    value: Float[Tensor, "box kv_head column value_dim"]
+    query_term: Float[Tensor, "box _ row 1"] | None
+    key_term: Float[Tensor, "box _ 1 column"] | None
+    bias: Float[Tensor, "_ _ row column"] | None
+    mask: Bool[Tensor, "_ 1 row column"]
+    empty: Bool[Tensor, "box 1 row 1"] | None
+    pair: Callable[[], Pair]
+
+
+def additive_mask(
+    mask: Bool[Tensor, "*pair"], bias: Float[Tensor, "*_"] | None, value: Tensor
+) -> Float[Tensor, "*_"]:
+    """What SDPA adds to scores: the bias where `mask` says so, minus infinity elsewhere."""
+    # On the CPU a mask may be more precise than the values; elsewhere it must not.
+    precise = torch.promote_types(value.dtype, torch.float32)
+    dtype = precise if value.device.type == "cpu" else value.dtype
+    zero = value.new_zeros((), dtype=dtype)
+    return torch.where(mask, zero if bias is None else bias.to(dtype), -torch.inf)
+
+
+def attend_fused(
+    box: Box, mask: Float[Tensor, "_ _ row column"] | None
+) -> Float[Tensor, "box head row value_dim"]:
+    """Softmax attention through torch's SDPA, whose weights are never in memory.
+
+    Args:
+        box: queries, keys and values with as many dimensions each.
+        mask: what is added to the scores, minus infinity where there is no edge.
+    """
+    out = F.scaled_dot_product_attention(
+        box.query,
+        box.key,
+        box.value,
+        attn_mask=mask,
+        scale=1.0,
+        enable_gqa=box.value.shape[1] != box.query.shape[1],
+    )
+    return out if box.empty is None else out.masked_fill(box.empty, 0.0)
+
+
+def attend_products(request: Request, box: Box) -> Float[Tensor, "box head row value_dim"]:
+    """Attention with any score and normalization, in plain differentiable steps."""
+    scores = _scores(request, box)
+    if request.normalize == "softmax":
+        weights = scores.masked_fill(~box.mask, -torch.inf).softmax(-1)
+    else:
+        weights = scores.masked_fill(~box.mask, 0.0)
+    if request.normalize == "sum":
+        norm = weights.sum(-1, keepdim=True)
+        weights = weights / torch.where(norm == 0, 1.0, norm)
+    if box.empty is not None:
+        weights = weights.masked_fill(box.empty, 0.0)
+    weights = F.dropout(weights, request.dropout) if request.dropout else weights
+    value = _all_heads(box.value, request.heads)
+    return weights.to(value.dtype).expand(-1, request.heads, -1, -1) @ value
+
+
+def _scores(request: Request, box: Box) -> Float[Tensor, "_ _ _ _"]:
+    """The scores in float32 or float64, in front of the mask; axes may be 1."""
+    precise = torch.promote_types(box.value.dtype, torch.float32)
+    total = box.value.new_zeros(1, 1, 1, 1, dtype=precise)
+    if box.query is not None and box.key is not None:
+        heads = max(box.query.shape[1], box.key.shape[1])
+        product = _all_heads(box.query, heads) @ _all_heads(box.key, heads).transpose(-1, -2)
+        total = product.to(precise)
+    for term in (box.query_term, box.key_term):
+        if term is not None:
+            total = total + _all_heads(term, request.heads)
+    if box.bias is not None:
+        total = total + box.bias
+    total = request.pointwise(total)
+    if not request.has_function:
+        return total
+    # A function may look at each pair.
+    rows, columns = box.mask.shape[-2:]
+    total = total.expand(box.value.shape[0], request.heads, rows, columns)
+    return request.score.core(total.permute(0, 2, 3, 1), box.pair()).permute(0, 3, 1, 2)
+
+
+def _all_heads(x: Tensor, heads: int) -> Tensor:
+    if x.shape[1] in (1, heads):
+        return x
+    return x.repeat_interleave(heads // x.shape[1], 1)

@@ -1,0 +1,217 @@
+"""Dense attention: the graph as a padded rectangle with a mask.
+
+Two executors: torch's fused `scaled_dot_product_attention`, and plain batched matrix products,
+which are faster for short examples and, in bfloat16, often for long ones (see `executors`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from graphformer.backends import executors
+from graphformer.backends.matmul import matmul_attention
+from graphformer.backends.request import Attended, Cost, Operands, Request
+from graphformer.graph import TokenGraph
+from graphformer.layout import Pair
+from graphformer.padding import from_rectangle, make_slots, to_rectangle
+from graphformer.rectangle import places, rectangle_values
+from graphformer.scores.score import precise
+
+# Rates of two CPU cores: FLOPs of matrix products and bytes of scores, a second.
+FLOPS = {torch.float64: 3e10, torch.float32: 6e10, torch.bfloat16: 1.2e11, torch.float16: 1.2e11}
+BYTES = 8e9
+
+
+def why_not(request: Request) -> str | None:
+    """Repeated edges and scores of whole vectors have no matrix product."""
+    if request.pairwise:
+        return "a pairwise score is no matrix product: it would need query x key x dim numbers"
+    if request.graph.repeats:
+        return "the graph was given by its edges, where one may stand twice: a mask holds it once"
+    return None
+
+
+def cost(request: Request) -> Cost:
+    """Two products of the padded rectangle, and its scores in memory unless fused."""
+    graph, passes = request.graph, 3.5 if request.grad else 1.0
+    rows, columns = graph.queries.max_length, graph.keys.max_length
+    pairs = graph.queries.num_examples * rows * columns
+    width = request.dim + request.value_dim
+    flops = 2 * pairs * request.heads * width * passes
+    scores = pairs * request.heads * 4
+    fused = request.plain and request.normalize == "softmax" and not request.dropout
+    held = pairs + (0 if fused else 3 * scores)
+    edge_dim = sum(graph.edge_data[n].values.shape[1] for n in request.edge_names)
+    held += 4 * pairs * edge_dim
+    moved = scores * (0.2 if fused else 4 * passes) + 4 * pairs * edge_dim * passes
+    return Cost(flops, held, flops / FLOPS.get(request.dtype, 6e10) + moved / BYTES)
+
+
+def prepare(request: Request) -> None:
+    """Makes slots and mask, and measures once which executor is faster here."""
+    graph = request.graph
+    for heads in {1, request.heads, request.kv_heads}:
+        make_slots(graph, "query", heads)
+        make_slots(graph, "key", heads)
+    float_mask(request)
+    if _plain_softmax(request) and not request.dropout:
+        graph._make(_executor_key(request), lambda: executors.choose(request, _EXECUTORS))
+
+
+def run(request: Request, operands: Operands) -> Attended:
+    """Runs SDPA where it can and is faster, batched matrix products otherwise."""
+    if not _plain_softmax(request):
+        return _general(request, operands)
+    if not request.dropout and request.graph._made[_executor_key(request)] == "sdpa":
+        return Attended(_sdpa(request, operands))
+    if torch._C._are_functorch_transforms_active():
+        return _general(request, operands)
+    return Attended(_matmul(request, operands))
+
+
+def _sdpa(request: Request, operands: Operands) -> Tensor:
+    graph = request.graph
+    rectangle = graph.rectangle
+    query = to_rectangle(operands.query, graph, "query").expand(-1, request.heads, -1, -1)
+    key = to_rectangle(operands.key, graph, "key")
+    value = to_rectangle(operands.value, graph, "key")
+    grouped = value.shape[1] != request.heads
+    if key.shape[1] != value.shape[1]:
+        key, value = (x.repeat_interleave(request.heads // x.shape[1], 1) for x in (key, value))
+        grouped = False
+    out = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=rectangle.mask,
+        is_causal=rectangle.is_causal,
+        scale=1.0,
+        enable_gqa=grouped,
+    )
+    if rectangle.empty is not None:
+        out = out.masked_fill(rectangle.empty[:, None, :, None], 0.0)
+    return from_rectangle(out, graph)
+
+
+def _matmul(request: Request, operands: Operands) -> Tensor:
+    return matmul_attention(request, operands, float_mask(request))
+
+
+_EXECUTORS = {"sdpa": _sdpa, "matmul": _matmul}
+
+
+def _general(request: Request, operands: Operands) -> Attended:
+    """Any score, in plain differentiable steps; scores are float32 or float64."""
+    graph, rectangle = request.graph, request.graph.rectangle
+    precision = torch.promote_types(request.dtype, torch.float32)
+    scores = _scores(request, operands)
+    if request.normalize == "softmax":
+        mask = float_mask(request)
+        weights = (scores if mask is None else scores + mask.to(precision)).softmax(-1)
+    else:
+        mask = _bool_mask(graph)
+        weights = scores if mask is None else scores.masked_fill(~mask, 0.0)
+        if request.normalize == "sum":
+            norm = weights.sum(-1, keepdim=True)
+            weights = weights / torch.where(norm == 0, 1.0, norm)
+    if rectangle.empty is not None:
+        weights = weights.masked_fill(rectangle.empty[:, None, :, None], 0.0)
+    value = _all_heads(to_rectangle(operands.value, graph, "key"), request.heads)
+    size = (value.shape[0], request.heads, rectangle.pair.query.shape[1], value.shape[2])
+    used = weights.expand(size)
+    if request.dropout:
+        used = F.dropout(used, request.dropout)
+    out = from_rectangle(used.to(value.dtype) @ value, graph)
+    edge_sum = edge_weights = None
+    if request.edge_sum is not None:
+        data = rectangle_values(graph, request.edge_sum).to(used.dtype)
+        total = torch.einsum("bhqk,bqke->bhqe", used, data).to(out.dtype)
+        edge_sum = from_rectangle(total, graph)
+    if request.return_weights:
+        example, row, column = places(graph, graph.edge_index)
+        edge_weights = used.permute(0, 2, 3, 1)[example, row, column].to(out.dtype)
+    return Attended(out, edge_sum, edge_weights)
+
+
+def _scores(request: Request, operands: Operands) -> Tensor:
+    """[example, head, query, key], in front of the mask; heads and examples may broadcast."""
+    graph, score = request.graph, request.score
+    pair = rectangle_pair(request)
+    total: Tensor | float = 0.0
+    if operands.query is not None and operands.key is not None:
+        query = to_rectangle(operands.query, graph, "query")
+        key = to_rectangle(operands.key, graph, "key")
+        heads = max(query.shape[1], key.shape[1])
+        total = precise(_all_heads(query, heads) @ _all_heads(key, heads).transpose(-1, -2))
+    if operands.query_term is not None:
+        total = total + to_rectangle(operands.query_term.unsqueeze(-1), graph, "query")
+    if operands.key_term is not None:
+        term = to_rectangle(operands.key_term.unsqueeze(-1), graph, "key").transpose(-1, -2)
+        total = total + _all_heads(term, request.heads)
+    if operands.edge_query is not None:
+        edge_query = to_rectangle(operands.edge_query, graph, "query")
+        data = rectangle_values(graph, score.core.edge_data).to(edge_query.dtype)
+        total = total + torch.einsum("bhqe,bqke->bhqk", edge_query, data)
+    for bias in score.biases:
+        total = total + bias(pair).permute(0, 3, 1, 2)
+    if not isinstance(total, Tensor):
+        rectangle = graph.rectangle
+        size = (1, 1, rectangle.pair.query.shape[1], rectangle.pair.key.shape[2])
+        dtype = torch.promote_types(request.dtype, torch.float32)
+        total = torch.zeros(size, dtype=dtype, device=graph.device)
+    total = request.pointwise(total)
+    if request.has_function:
+        total = score.core(total.permute(0, 2, 3, 1), pair).permute(0, 3, 1, 2)
+    return total
+
+
+def rectangle_pair(request: Request) -> Pair:
+    """The pairs of the rectangle with the edge data that score and biases read."""
+    graph = request.graph
+    names = [n for n in request.edge_names if n in graph.edge_data]
+    data = {name: rectangle_values(graph, name) for name in names}
+    return replace(graph.rectangle.pair, edge_data=data, num_heads=request.heads)
+
+
+def float_mask(request: Request) -> Tensor | None:
+    """The mask as what is added to scores: 0 at edges, minus infinity elsewhere."""
+    graph = request.graph
+    rectangle = graph.rectangle
+    if rectangle.mask is None and not rectangle.is_causal:
+        return None
+    return graph._make(f"mask:{request.dtype}", lambda: _make_float_mask(request))
+
+
+def _make_float_mask(request: Request) -> Tensor:
+    zero = torch.zeros((), dtype=request.dtype, device=request.graph.device)
+    return torch.where(_bool_mask(request.graph), zero, -torch.inf)
+
+
+def _bool_mask(graph: TokenGraph) -> Tensor:
+    rectangle = graph.rectangle
+    if rectangle.is_causal:
+        return rectangle.pair.distance.squeeze(-1).unsqueeze(1) <= 0
+    return rectangle.mask
+
+
+def _plain_softmax(request: Request) -> bool:
+    return (
+        request.plain
+        and request.normalize == "softmax"
+        and request.edge_sum is None
+        and not request.return_weights
+    )
+
+
+def _executor_key(request: Request) -> str:
+    return "executor with gradients" if request.grad else "executor"
+
+
+def _all_heads(x: Tensor, heads: int) -> Tensor:
+    if x.shape[1] in (1, heads):
+        return x
+    return x.repeat_interleave(heads // x.shape[1], 1)

@@ -1,0 +1,167 @@
+"""What a backend is asked, what it is given, and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from graphformer.graph import TokenGraph
+from graphformer.scores import BilinearScore, PairwiseScore, Pointwise, Score, Side
+from graphformer.scores.pointwise import Identity
+from graphformer.scores.score import precise
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One attention without its numbers: all that a plan depends on.
+
+    Attributes:
+        graph: who attends to whom.
+        score: how strongly, biases included.
+        normalize: "softmax", "sum" or "none".
+        heads: number of query heads.
+        kv_heads: number of value heads, which divides `heads`.
+        dim: dimension of a query and key head.
+        value_dim: dimension of a value head.
+        dtype: of the prepared query, key and value.
+        grad: whether a backward may follow.
+        dropout: probability with which a weight is set to zero.
+        edge_sum: name of the edge data to sum with the weights, or None.
+        return_weights: whether the weights are asked for.
+    """
+
+    graph: TokenGraph
+    score: Score
+    normalize: str
+    heads: int
+    kv_heads: int
+    dim: int
+    value_dim: int
+    dtype: torch.dtype
+    grad: bool = False
+    dropout: float = 0.0
+    edge_sum: str | None = None
+    return_weights: bool = False
+
+    @cached_property
+    def pairwise(self) -> bool:
+        """Whether the score is any function of query and key."""
+        return isinstance(self.score.core, PairwiseScore)
+
+    @cached_property
+    def pointwise(self) -> Pointwise:
+        """The function of the finished score that kernels fuse."""
+        core = self.score.core
+        return core.pointwise if isinstance(core, BilinearScore) else Identity()
+
+    @cached_property
+    def has_function(self) -> bool:
+        """Whether the score overrides `forward(score, pair)`, which runs unfused."""
+        core = innermost(self.score.core)
+        return isinstance(core, BilinearScore) and overrides(core, "forward")
+
+    @cached_property
+    def has_terms(self) -> bool:
+        """Whether query or key terms are added to the products."""
+        core = innermost(self.score.core)
+        return overrides(core, "query_term") or overrides(core, "key_term")
+
+    @cached_property
+    def edge_names(self) -> tuple[str, ...]:
+        """The edge data that score, biases and edge sum read."""
+        readers = (self.score.core, *self.score.biases)
+        names = [reader.edge_data for reader in readers if reader.edge_data is not None]
+        names += [self.edge_sum] if self.edge_sum is not None else []
+        return tuple(dict.fromkeys(names))
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether the score is a product of prepared query and key and nothing else."""
+        return (
+            not self.pairwise
+            and set(self.score.reads) == {"query", "key"}
+            and not self.score.biases
+            and not self.has_function
+            and not self.has_terms
+            and self.score.core.edge_data is None
+            and self.pointwise.identity
+        )
+
+
+class Operands(NamedTuple):
+    """The numbers of one attention; terms and edge queries are float32 or float64.
+
+    A head axis of size 1 stands for all heads.
+    """
+
+    query: Float[Tensor, "query _ width"] | None
+    key: Float[Tensor, "key _ width"] | None
+    value: Float[Tensor, "key kv_head value_dim"]
+    query_term: Float[Tensor, "query _"] | None = None
+    key_term: Float[Tensor, "key _"] | None = None
+    edge_query: Float[Tensor, "query _ edge_dim"] | None = None
+
+
+class Attended(NamedTuple):
+    """The result of an attention with its extras.
+
+    Attributes:
+        out: sum of weight times value for each query and head.
+        edge_sum: sum of weight times edge data, or None.
+        weights: weight of each edge and head in the order of `graph.edge_index`, or None.
+    """
+
+    out: Float[Tensor, "query head dim"]
+    edge_sum: Float[Tensor, "query head edge_dim"] | None = None
+    weights: Float[Tensor, "edge head"] | None = None
+
+
+class Cost(NamedTuple):
+    """What a backend is predicted to take.
+
+    Attributes:
+        flops: floating point operations of the forward, and of the backward where one follows.
+        bytes: memory held beside inputs and output at the peak.
+        seconds: time.
+    """
+
+    flops: float
+    bytes: float
+    seconds: float
+
+
+def prepare_query(score: Score, query: Tensor | None, side: Side) -> tuple[Tensor | None, ...]:
+    """The query as it is multiplied, its term and its edge query."""
+    core = score.core
+    if not isinstance(core, BilinearScore):
+        return query, None, None
+    return (
+        core.prepare_query(query, side),
+        precise(core.query_term(query, side)),
+        precise(core.edge_query(query, side)),
+    )
+
+
+def prepare_key(score: Score, key: Tensor | None, side: Side) -> tuple[Tensor | None, ...]:
+    """The key as it is multiplied, and its term."""
+    core = score.core
+    if not isinstance(core, BilinearScore):
+        return key, None
+    return core.prepare_key(key, side), precise(core.key_term(key, side))
+
+
+def innermost(score: Score) -> Score:
+    """The score inside wrappers such as `Rotary`."""
+    while isinstance(getattr(score, "score", None), BilinearScore):
+        score = score.score  # type: ignore[assignment]
+    return score
+
+
+def overrides(score: Score, method: str) -> bool:
+    """Whether the class of `score` defines `method` itself."""
+    return getattr(type(score), method, None) is not getattr(BilinearScore, method)

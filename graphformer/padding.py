@@ -1,0 +1,77 @@
+"""Flat tokens into padded rectangles and back, head by head, without a copy where none is needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from graphformer.graph import TokenGraph
+
+
+def make_slots(graph: TokenGraph, side: str, heads: int) -> tuple[Tensor, Tensor] | None:
+    """The row [token * head] in each slot [example * head * position], and the slot of each row.
+
+    None where all examples are equally long, so that the rectangle is a view.
+    """
+    if side == "key" and not graph.bipartite:
+        side = "query"
+    return graph._make(f"slots:{side}:{heads}", lambda: _slots(graph, side, heads))
+
+
+def to_rectangle(
+    x: Float[Tensor, "token head dim"], graph: TokenGraph, side: str
+) -> Float[Tensor, "example head slot dim"]:
+    """Flat tokens as a rectangle; padding slots hold some token, and must have zero gradients."""
+    heads = x.shape[1]
+    indexes = make_slots(graph, side, heads)
+    length = graph.rectangle.pair.query.shape[1]
+    if side == "key":
+        length = graph.rectangle.pair.key.shape[2]
+    if indexes is None:
+        return x.unflatten(0, (-1, length)).transpose(1, 2)
+    return _Rows.apply(x, *indexes).view(-1, heads, length, x.shape[-1])
+
+
+def from_rectangle(
+    x: Float[Tensor, "example head slot dim"], graph: TokenGraph
+) -> Float[Tensor, "query head dim"]:
+    """The queries of a rectangle as flat tokens."""
+    indexes = make_slots(graph, "query", x.shape[1])
+    if indexes is None:
+        return x.transpose(1, 2).flatten(0, 1)
+    return _Rows.apply(x, indexes[1], None).view(-1, x.shape[1], x.shape[-1])
+
+
+class _Rows(torch.autograd.Function):
+    """Rows of `x` by number; `back` undoes it, and no row that counts is picked twice."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, back: Tensor | None) -> Tensor:
+        ctx.save_for_backward(index, back)
+        ctx.shape = x.shape
+        return x.reshape(-1, x.shape[-1]).index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        index, back = ctx.saved_tensors
+        if back is not None:
+            return grad.index_select(0, back).view(ctx.shape), None, None
+        rows = grad.new_zeros(ctx.shape[:-1].numel(), grad.shape[-1])
+        return rows.index_copy(0, index, grad).view(ctx.shape), None, None
+
+
+def _slots(graph: TokenGraph, side: str, heads: int) -> tuple[Tensor, Tensor] | None:
+    rectangle = graph.rectangle
+    tokens = rectangle.query_slots if side == "query" else rectangle.key_slots
+    index = rectangle.query_index if side == "query" else rectangle.key_index
+    if tokens is None or index is None:
+        return None
+    length = tokens.shape[0] // graph.queries.num_examples
+    head = torch.arange(heads, device=tokens.device)
+    rows = tokens.view(-1, 1, length) * heads + head.view(1, -1, 1)
+    example, position = index // length, index % length
+    slots = (example.unsqueeze(1) * heads + head) * length + position.unsqueeze(1)
+    return rows.flatten(), slots.flatten()

@@ -1,0 +1,134 @@
+"""Scores that are products of query and key: the Transformer's own and its relatives."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphformer.scores.score import BilinearScore, Side
+
+
+class DotProduct(BilinearScore):
+    """<q, k> / sqrt(dim), or <q, k> * scale (Vaswani et al. 2017, 1706.03762, equation 1).
+
+    Args:
+        scale: what multiplies the product; 1 / sqrt(dim) where left out.
+    """
+
+    def __init__(self, scale: float | None = None) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def prepare_query(
+        self, query: Float[Tensor, "query head dim"], side: Side
+    ) -> Float[Tensor, "query head dim"]:
+        return query * (query.shape[-1] ** -0.5 if self.scale is None else self.scale)
+
+
+class Cosine(BilinearScore):
+    """Cosine of the angle between q and k, times a learned temperature of each head.
+
+    Args:
+        heads: number of heads.
+        initial: the temperature before training.
+
+    Source: Henry et al. 2020, Query-Key Normalization for Transformers (2010.04245).
+    """
+
+    def __init__(self, heads: int, initial: float = 10.0) -> None:
+        super().__init__()
+        self.heads, self.initial = heads, initial
+        self.scale = nn.Parameter(torch.full((heads, 1), initial))
+
+    def prepare_query(
+        self, query: Float[Tensor, "query head dim"], side: Side
+    ) -> Float[Tensor, "query head dim"]:
+        return F.normalize(query, dim=-1) * self.scale
+
+    def prepare_key(
+        self, key: Float[Tensor, "key kv_head dim"], side: Side
+    ) -> Float[Tensor, "key kv_head dim"]:
+        return F.normalize(key, dim=-1)
+
+
+class Gaussian(BilinearScore):
+    """-|q - k|^2 / (2 bandwidth^2): under softmax, a Gaussian kernel between query and key.
+
+    Args:
+        bandwidth: the standard deviation of the kernel, in the unit of q and k.
+    """
+
+    def __init__(self, bandwidth: float = 1.0) -> None:
+        super().__init__()
+        self.bandwidth = bandwidth
+
+    def prepare_query(
+        self, query: Float[Tensor, "query head dim"], side: Side
+    ) -> Float[Tensor, "query head dim"]:
+        return query / self.bandwidth**2
+
+    def query_term(
+        self, query: Float[Tensor, "query head dim"], side: Side
+    ) -> Float[Tensor, "query head"]:
+        return _half_square(query, self.bandwidth)
+
+    def key_term(
+        self, key: Float[Tensor, "key kv_head dim"], side: Side
+    ) -> Float[Tensor, "key kv_head"]:
+        return _half_square(key, self.bandwidth)
+
+
+class Kernel(BilinearScore):
+    """<phi(q), phi(k)> with phi(x) = elu(x) + 1 > 0: linear attention, with `normalize="sum"`.
+
+    On complete and causal graphs it runs in time linear in the number of tokens.
+
+    Source: Katharopoulos et al. 2020 (2006.16236), equations 5 and 7.
+    """
+
+    def prepare_query(
+        self, query: Float[Tensor, "query head dim"], side: Side
+    ) -> Float[Tensor, "query head dim"]:
+        return F.elu(query) + 1
+
+    def prepare_key(
+        self, key: Float[Tensor, "key kv_head dim"], side: Side
+    ) -> Float[Tensor, "key kv_head dim"]:
+        return F.elu(key) + 1
+
+
+class EdgeDot(BilinearScore):
+    """<q, k + W e> / sqrt(dim) for edges that carry data e, never edges x heads x dim.
+
+    Uses <q, k + W e> = <q, k> + <W^T q, e>. The values' half, sum_j a_ij W e_ij, is
+    W times what `attend(..., edge_sum=edge_data)` gives.
+
+    Args:
+        edge_data: name of the edge data in `bind`.
+        weight: W, [head, dim, edge_dim]; a parameter is trained.
+
+    Source: Shi et al. 2021, UniMP (2009.03509), PyG's `TransformerConv`.
+    """
+
+    def __init__(self, edge_data: str, weight: Float[Tensor, "head dim edge_dim"]) -> None:
+        super().__init__()
+        self.edge_data = edge_data
+        self.weight = weight
+
+    def prepare_query(
+        self, query: Float[Tensor, "query head dim"], side: Side
+    ) -> Float[Tensor, "query head dim"]:
+        return query * query.shape[-1] ** -0.5
+
+    def edge_query(
+        self, query: Float[Tensor, "query head dim"], side: Side
+    ) -> Float[Tensor, "query head edge_dim"]:
+        scaled = query * query.shape[-1] ** -0.5
+        return torch.einsum("qhd,hde->qhe", scaled, self.weight)
+
+
+def _half_square(x: Tensor, bandwidth: float) -> Tensor:
+    scaled = x.to(torch.promote_types(x.dtype, torch.float32)) / bandwidth
+    return -scaled.square().sum(-1) / 2

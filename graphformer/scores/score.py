@@ -1,0 +1,191 @@
+"""What a score is: how strongly a query attends to a key."""
+
+from __future__ import annotations
+
+from typing import overload
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from graphformer.graph import Side
+from graphformer.layout import Pair
+from graphformer.scores.pointwise import Identity, Pointwise
+
+
+class Score(nn.Module):
+    """How strongly a query attends to a key: one number per (query, key) pair and head.
+
+    Use `BilinearScore` or `PairwiseScore`; `score + bias` adds a `Bias`. A subclass that
+    overrides `forward(score, pair)` computes any other function of the finished score, which
+    runs unfused over [edge, head]. Constructor arguments are kept as attributes of the same
+    name, so that `repr` can write the score down and `Score.parse` can read it.
+
+    Attributes:
+        reads: which projections are read, of "query" and "key"; `Attention` makes only those.
+        edge_data: the name of the edge data that `edge_query` meets, or None.
+        heads: the number of heads it was made for; None where any will do.
+    """
+
+    heads: int | None = None
+    reads: tuple[str, ...] = ("query", "key")
+    edge_data: str | None = None
+
+    @property
+    def core(self) -> Score:
+        """The score without its biases."""
+        return self
+
+    @property
+    def biases(self) -> tuple[Bias, ...]:
+        """The biases that were added to the score."""
+        return ()
+
+    def set_head_dim(self, dim: int) -> None:
+        """Called by `Attention` with the dimension of its heads, once, before any forward."""
+
+    def __add__(self, bias: Bias) -> Score:
+        if not isinstance(bias, Bias):
+            return NotImplemented
+        return Biased(self.core, *self.biases, bias)
+
+    def __repr__(self) -> str:
+        from graphformer.scores.notation import write
+
+        return write(self)
+
+    @staticmethod
+    def parse(text: str) -> Score:
+        """The score that `text` writes, such as "Rotary(DotProduct()) + ALiBi(8)".
+
+        Raises:
+            ValueError: if a name is not a score of this library, or `text` is anything but
+                names, literals, calls and sums.
+        """
+        from graphformer.scores.notation import read
+
+        return read(text)
+
+
+class BilinearScore(Score):
+    """f(<prepared query, prepared key> + query term + key term + edge term + biases).
+
+    Every part is optional. The products may be rounded to the dtype of the attention; the terms
+    stay in float32, which is why they are terms and not coordinates of query and key.
+
+    Attributes:
+        pointwise: the function f, one of those that kernels fuse.
+    """
+
+    pointwise: Pointwise = Identity()
+
+    def prepare_query(
+        self, query: Float[Tensor, "query head dim"] | None, side: Side
+    ) -> Float[Tensor, "query _ width"] | None:
+        """The query as it is multiplied, scale included, or None for no product."""
+        return query
+
+    def prepare_key(
+        self, key: Float[Tensor, "key kv_head dim"] | None, side: Side
+    ) -> Float[Tensor, "key _ width"] | None:
+        """The key as it is multiplied, or None for no product."""
+        return key
+
+    def query_term(
+        self, query: Float[Tensor, "query head dim"] | None, side: Side
+    ) -> Float[Tensor, "query head"] | None:
+        """What is added to every score of a query."""
+        return None
+
+    def key_term(
+        self, key: Float[Tensor, "key kv_head dim"] | None, side: Side
+    ) -> Float[Tensor, "key kv_head"] | None:
+        """What is added to every score of a key."""
+        return None
+
+    def edge_query(
+        self, query: Float[Tensor, "query head dim"] | None, side: Side
+    ) -> Float[Tensor, "query head edge_dim"] | None:
+        """What is multiplied with the edge data named by `edge_data`."""
+        return None
+
+    def forward(
+        self, score: Float[Tensor, "*pair head"], pair: Pair
+    ) -> Float[Tensor, "*pair head"]:
+        """A function of the finished score, in float32; by default the score itself."""
+        return score
+
+
+class PairwiseScore(Score):
+    """Any function of a query, a key and their pair, such as v . tanh(q + k)."""
+
+    def forward(
+        self,
+        query: Float[Tensor, "*pair head dim"],
+        key: Float[Tensor, "*pair head dim"],
+        pair: Pair,
+    ) -> Float[Tensor, "*pair head"]:
+        """The score of each pair and head."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward(query, key, pair)")
+
+
+class Bias(nn.Module):
+    """What is added to a score, from the pair alone: its distance, ids, head or edge data.
+
+    Attributes:
+        edge_data: the name of the edge data that `forward` reads, or None.
+        by_distance: whether `forward` reads nothing of a pair but `distance` and `head`.
+        heads: the number of heads it was made for; None where any will do.
+    """
+
+    heads: int | None = None
+    edge_data: str | None = None
+    by_distance: bool = False
+
+    def forward(self, pair: Pair) -> Float[Tensor, "*pair head"]:
+        """The bias of each pair and head, in float32."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward(pair)")
+
+    def __repr__(self) -> str:
+        from graphformer.scores.notation import write
+
+        return write(self)
+
+
+class Biased(Score):
+    """A score and the biases that are added to it; made by `score + bias`."""
+
+    def __init__(self, score: Score, *biases: Bias) -> None:
+        super().__init__()
+        self.score = score
+        self.added = nn.ModuleList(biases)
+
+    @property
+    def core(self) -> Score:
+        return self.score
+
+    @property
+    def biases(self) -> tuple[Bias, ...]:
+        return tuple(self.added)
+
+    @property
+    def reads(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.score.reads
+
+    @property
+    def edge_data(self) -> str | None:  # type: ignore[override]
+        return self.score.edge_data
+
+    def set_head_dim(self, dim: int) -> None:
+        self.score.set_head_dim(dim)
+
+
+@overload
+def precise(tensor: Tensor) -> Tensor: ...
+@overload
+def precise(tensor: None) -> None: ...
+def precise(tensor: Tensor | None) -> Tensor | None:
+    """`tensor` in at least float32: what is added to a score would be lost in bfloat16."""
+    if tensor is None or tensor.dtype in (torch.float32, torch.float64):
+        return tensor
+    return tensor.float()
