@@ -264,6 +264,10 @@ def _check(
                 f"{heads} query heads cannot share {x.shape[1]} {name} heads evenly; make one a "
                 "multiple of the other"
             )
+    if key is not None and key.shape[1] != value.shape[1]:
+        raise ValueError(
+            f"key has {key.shape[1]} heads, value {value.shape[1]}; project both to as many"
+        )
     core_product = query is not None and key is not None
     if core_product and query.shape[2] != key.shape[2]:
         raise ValueError(
