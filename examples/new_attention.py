@@ -15,16 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphformer import (
-    Attention,
-    BilinearScore,
-    DotProduct,
-    Score,
-    Tokens,
-    complete,
-    explain,
-    sequences,
-)
+from graphformer import BilinearScore, DotProduct, Score, Tokens, complete, explain, sequences
+from graphformer.layers import Attention
 
 HEADS, DIRECTION, SYMBOLS = 2, 8, 24
 
@@ -45,16 +37,13 @@ class Cosine(BilinearScore):
 
 def draw(num_examples: int) -> tuple[Tokens, Tokens, Tensor]:
     """Queries, memories of 4 to 16 tokens, and the symbol that each query should find."""
-    queries, memories, answers = [], [], []
-    for length in torch.randint(4, 17, (num_examples,)).tolist():
-        direction = F.normalize(torch.randn(length, DIRECTION), dim=-1)
-        symbol = torch.randint(SYMBOLS, (length,))
-        stretched = direction * torch.empty(length, 1).uniform_(0.2, 5)
-        memories.append(torch.cat([stretched, F.one_hot(symbol, SYMBOLS).float()], dim=1))
-        noisy = direction + 0.1 * torch.randn_like(direction)
-        queries.append(F.pad(noisy, (0, SYMBOLS)))
-        answers.append(symbol)
-    return sequences(queries), sequences(memories), torch.cat(answers)
+    lengths = torch.randint(4, 17, (num_examples,)).tolist()
+    direction = F.normalize(torch.randn(sum(lengths), DIRECTION), dim=-1)
+    symbol = torch.randint(SYMBOLS, (sum(lengths),))
+    stretched = direction * torch.empty(sum(lengths), 1).uniform_(0.2, 5)
+    memory = torch.cat([stretched, F.one_hot(symbol, SYMBOLS).float()], dim=1)
+    noisy = F.pad(direction + 0.1 * torch.randn_like(direction), (0, SYMBOLS))
+    return sequences(noisy.split(lengths)), sequences(memory.split(lengths)), symbol
 
 
 def train(score: Score, num_steps: int) -> float:
@@ -87,4 +76,4 @@ def main(num_steps: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="train for a few steps only")
-    main(num_steps=5 if parser.parse_args().quick else 600)
+    main(num_steps=5 if parser.parse_args().quick else 300)

@@ -24,8 +24,9 @@ def write(module: nn.Module) -> str:
             not isinstance(value, Tensor | nn.Module) and value == parameter.default
         ):
             continue
-        text = _literal(value)
         required = parameter.default is inspect.Parameter.empty
+        # `Score.heads` is None where a subclass keeps its argument to itself.
+        text = "..." if required and value is None else _literal(value)
         arguments.append(text if required else f"{parameter.name}={text}")
     return f"{type(module).__name__}({', '.join(arguments)})"
 
