@@ -14,6 +14,7 @@ import torch
 from tiny_training import NUM_STEPS, NextWord, signal_at, train_tiny
 from torch import Tensor
 
+from graphformer.backends import executors
 from graphformer.tasks.checkpoints import list_checkpoints, newest_intact
 from graphformer.tasks.history import read_history
 from graphformer.tasks.interruption import Interrupted
@@ -109,6 +110,14 @@ def test_training_longer_is_training_on(steps: int, tmp_path: Path, uninterrupte
         assert differences(state[part], expected[part]) == []
 
 
+def test_resuming_plans_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "_chosen", {"a length": "sdpa"})
+    train_tiny(tmp_path, steps=2)
+    monkeypatch.setattr(executors, "_chosen", {"a length": "matmul"})
+    train_tiny(tmp_path, resume=True, steps=3)
+    assert executors.constants() == {"a length": "sdpa"}
+
+
 def test_a_finished_run_is_only_loaded(tmp_path: Path, uninterrupted: Path) -> None:
     trained = train_tiny(tmp_path)
     loaded = train_tiny(tmp_path, killed_at(*(("batch", each) for each in range(100))), resume=True)
@@ -155,15 +164,17 @@ def test_signalled_process_goes_on_bit_for_bit(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_saves_at_the_next_update(number: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("batch", "step"), [(4, 3), (36, 20)])
+def test_signal_saves_at_the_next_update(
+    number: signal.Signals, batch: int, step: int, tmp_path: Path
+) -> None:
     before = signal.getsignal(number)
     send = partial(os.kill, os.getpid(), number)
     with pytest.raises(Interrupted) as stopped:
-        train_tiny(tmp_path, signal_at(4, send), saving=Saving(steps=100))
+        train_tiny(tmp_path, signal_at(batch, send), saving=Saving(steps=100))
     assert stopped.value.code == 128 + number
-    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == [
-        "step-000000003.ckpt"
-    ]
+    (saved,) = list_checkpoints(tmp_path / "checkpoints")
+    assert saved.name == f"step-{step:09d}.ckpt"
     assert signal.getsignal(number) is before
 
 
@@ -186,11 +197,14 @@ def test_truncated_checkpoint_is_named_and_the_one_before_is_used(
         train_tiny(tmp_path, killed_at(("batch", 20)))
     newest, before = list_checkpoints(tmp_path / "checkpoints")
     newest.write_bytes(newest.read_bytes()[:-1000])
+    half_written = newest.with_name("step-000000011.ckpt.unfinished")
+    half_written.write_bytes(b"PK")
     with pytest.warns(UserWarning, match=f"{newest.name} is damaged and left out: .*truncated"):
         assert newest_intact(tmp_path / "checkpoints") == before
     with pytest.warns(UserWarning, match=newest.name):
         train_tiny(tmp_path, resume=True)
     assert_same_course(tmp_path, uninterrupted)
+    assert not half_written.exists()
 
 
 def test_flipped_bits_are_found(tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EarlyStopping
 from tiny_training import EVERY_THIRD, NUM_WORDS, SENTENCES, NextWord, loader, train_tiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphformer.tasks import progress
 from graphformer.tasks.batches import BatchOrder, PlannedBatch
 from graphformer.tasks.history import read_history
 from graphformer.tasks.learner import Learner, SummedLoss
@@ -301,6 +303,36 @@ def test_minutes_end_the_training_after_a_last_validation(tmp_path: Path) -> Non
     figures = train(NextWord(), loader(), loader(max_tokens=40), run, accumulate_grad_batches=2)
     assert figures["steps"] == 1
     assert "validation_loss" in figures
+    for steps, minutes in ((1, 1e-9), (2, figures["seconds"] / 60 + 1e-3)):
+        more = Run(tmp_path, Budget(minutes=minutes, steps=2), resume=True, machine=ON_CPU)
+        figures = train(NextWord(), loader(), None, more, accumulate_grad_batches=2)
+        assert figures["steps"] == steps
+
+
+def test_a_run_that_stopped_early_is_only_loaded(tmp_path: Path) -> None:
+    def course(resume: bool) -> tuple[NextWord, Mapping[str, float]]:
+        run = Run(tmp_path, Budget(epochs=9), seed=1, resume=resume, machine=ON_CPU)
+        learner = NextWord()
+        early = EarlyStopping("validation_loss", patience=1, min_delta=10.0)
+        figures = train(learner, loader(), loader(max_tokens=40), run, callbacks=[early])
+        return learner, figures
+
+    stopped, figures = course(False)
+    loaded, again = course(True)
+    assert figures == again
+    assert figures["steps"] == 22
+    for one, other in zip(stopped.parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_terminal_gets_one_bar(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "somebody_watches", lambda: True)
+    run = Run(tmp_path, Budget(epochs=2), machine=ON_CPU)
+    train(NextWord(), loader(), loader(max_tokens=40), run)
+    bars = [line for line in capfd.readouterr().err.split("\r") if "22/22" in line]
+    assert "100%" in bars[-1]
 
 
 def test_clipping_works_with_fused_optimizers_in_bfloat16(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ class Clock(Callback):
     def __init__(self, minutes: float | None = None) -> None:
         self.limit = float("inf") if minutes is None else 60.0 * minutes
         self._earlier = 0.0
+        self._is_up = False
         self._started: float | None = None
 
     @property
@@ -25,6 +26,11 @@ class Clock(Callback):
         """Seconds from the start of training."""
         now = 0.0 if self._started is None else time.monotonic() - self._started
         return self._earlier + now
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A run that the clock has stopped goes on if it was given more time since.
+        was_up, self._is_up = self._is_up, self._earlier >= self.limit
+        trainer.should_stop = self._is_up or (trainer.should_stop and not was_up)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.monotonic()
@@ -35,13 +41,13 @@ class Clock(Callback):
         if self.limit == float("inf") or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         if trainer.strategy.broadcast(self.seconds >= self.limit):
-            trainer.should_stop = True
+            self._is_up = trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._earlier, self._started = self.seconds, None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds}
+        return {"seconds": self.seconds, "is_up": self._is_up}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._earlier = state_dict["seconds"]
+        self._earlier, self._is_up = state_dict["seconds"], state_dict["is_up"]

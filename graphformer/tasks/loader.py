@@ -49,8 +49,12 @@ class Loader:
         # automatic batching does, which then has no `batch_sampler`.
         self.sampler = order
         self.batch_sampler = None
-        self._loader: DataLoader[Any] = DataLoader(
-            SeededBatches(examples, collate),  # type: ignore[arg-type]
+        self._batches = SeededBatches(examples, collate)
+        self._loader: DataLoader[Any] | None = None
+        if num_workers == 0 and not pin_memory:
+            return
+        self._loader = DataLoader(
+            self._batches,  # type: ignore[arg-type]
             batch_size=None,
             sampler=order,
             collate_fn=unchanged,
@@ -63,16 +67,20 @@ class Loader:
 
     def close(self) -> None:
         """Ends the workers; they start again when batches are asked for."""
-        iterator, self._loader._iterator = self._loader._iterator, None
-        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+        iterator = None if self._loader is None else self._loader._iterator
+        if self._loader is not None and isinstance(iterator, _MultiProcessingDataLoaderIter):
             iterator._shutdown_workers()
+            self._loader._iterator = None
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Any]:
         # A generator: workers start, and the epoch is read, when the first batch is asked for.
-        yield from self._loader
+        if self._loader is None:
+            yield from map(self._batches.__getitem__, self.sampler)
+        else:
+            yield from self._loader
 
 
 class SeededBatches:

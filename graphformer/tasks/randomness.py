@@ -65,7 +65,7 @@ def capture_random_state(device: torch.device) -> RandomState:
         numpy_position=int(position),
         numpy_gauss=float(numpy_gauss) if has_gauss else None,
         torch=torch.default_generator.get_state(),
-        device=torch.get_device_module(device).get_rng_state(device) if on_device else None,
+        device=torch.get_device_module(device).get_rng_state() if on_device else None,
     )
 
 
@@ -79,4 +79,4 @@ def restore_random_state(state: RandomState, device: torch.device) -> None:
     np.random.set_state(legacy)  # noqa: NPY002
     torch.default_generator.set_state(state["torch"])
     if state["device"] is not None and device.type != "cpu":
-        torch.get_device_module(device).set_rng_state(state["device"], device)
+        torch.get_device_module(device).set_rng_state(state["device"])

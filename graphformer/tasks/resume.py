@@ -11,15 +11,15 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import distributed
 
 import graphformer
+from graphformer.backends.executors import constants, use_constants
 from graphformer.tasks.checkpoints import FORMAT, KEY, checkpoint_path, prune, remove_unfinished
 from graphformer.tasks.counters import (
     BATCH,
@@ -59,13 +59,6 @@ class Saving:
                 raise ValueError(f"saving {name} must be positive, not {value}")
 
 
-class Constants(NamedTuple):
-    """Numbers that a resumed run keeps, on whatever machine: how to read and to set them."""
-
-    read: Callable[[], Mapping[str, float]] = dict
-    set: Callable[[Mapping[str, float]], object] = dict
-
-
 class ExactResume(Callback):
     """Saves and restores the whole state of training; the first of the callbacks.
 
@@ -73,17 +66,13 @@ class ExactResume(Callback):
         folder: of the checkpoints.
         seed: of all random numbers, together with the rank of the process.
         saving: when to save.
-        constants: of the planner.
         hint: how to resume, told to whoever interrupts the run.
     """
 
-    def __init__(
-        self, folder: Path, seed: int, saving: Saving, constants: Constants, hint: str
-    ) -> None:
+    def __init__(self, folder: Path, seed: int, saving: Saving, hint: str) -> None:
         self.folder = folder
         self.seed = seed
         self.saving = saving
-        self.constants = constants
         self.hint = hint
         self._interruption = Interruption()
         self._resumed: dict[str, Any] | None = None
@@ -103,8 +92,9 @@ class ExactResume(Callback):
             "format": FORMAT,
             "version": graphformer.__version__,
             "random": gather(trainer, capture_random_state(trainer.strategy.root_device)),
-            "constants": dict(self.constants.read()),
+            "constants": constants(),
             "metrics": dict(trainer.callback_metrics),
+            "stopped": self._ended and trainer.should_stop,
         }
         counters = checkpoint["loops"]["fit_loop"]
         forget_last_batch(counters)
@@ -113,17 +103,21 @@ class ExactResume(Callback):
                 counters, int(trainer.num_training_batches), trainer.accumulate_grad_batches
             )
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._resumed is not None:
+            use_constants(self._resumed["constants"])
+            trainer.should_stop = self._resumed["stopped"]
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._interruption.watch()
         self._saved_at = time.monotonic()
+        if trainer.is_global_zero:
+            remove_unfinished(self.folder)
         if self._resumed is None:
             device = trainer.strategy.root_device
             seed_everything(self.seed, trainer.global_rank, device=device)
-            if trainer.is_global_zero:
-                remove_unfinished(self.folder)
             return
         check_processes(len(self._resumed["random"]), trainer.world_size)
-        self.constants.set(self._resumed["constants"])
         position = self._resumed["counters"][BATCH]["current"]["completed"]
         loader: Any = trainer.train_dataloader
         loader.sampler.start_at(trainer.current_epoch, position)
@@ -136,16 +130,15 @@ class ExactResume(Callback):
             self._resumed = None
         if batch_idx % trainer.accumulate_grad_batches:
             return
-        interrupted = any_process(trainer, self._interruption.received is not None)
-        if interrupted or any_process(trainer, self._is_due(trainer, batch_idx)):
+        if any_process(trainer, self._interrupted or self._is_due(trainer, batch_idx)):
             self._save(trainer)
-        if interrupted:
-            self._exit(trainer)
+        self._exit_if_interrupted(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._interruption.release()
         self._ended = True
         self._save(trainer)
+        self._exit_if_interrupted(trainer)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -183,7 +176,14 @@ class ExactResume(Callback):
         self._saved_step = trainer.global_step
         self._saved_at = time.monotonic()
 
-    def _exit(self, trainer: Trainer) -> None:
+    @property
+    def _interrupted(self) -> bool:
+        return self._interruption.received is not None
+
+    def _exit_if_interrupted(self, trainer: Trainer) -> None:
+        # One that came while the others saved is answered by all at the next update.
+        if not any_process(trainer, self._interrupted) or self._saved_step != trainer.global_step:
+            return
         if trainer.is_global_zero:
             path = checkpoint_path(self.folder, trainer.global_step)
             print(f"stopped after step {trainer.global_step}, saved in {path}", file=sys.stderr)

@@ -19,7 +19,7 @@ from graphformer.tasks.loader import Loader
 from graphformer.tasks.progress import Progress
 from graphformer.tasks.quiet import quiet
 from graphformer.tasks.record import METRICS, command_line, read_figures, summarize
-from graphformer.tasks.resume import Constants, ExactResume, Saving
+from graphformer.tasks.resume import ExactResume, Saving
 
 CHECKPOINTS = "checkpoints"
 HISTORY = "history.csv"
@@ -78,7 +78,6 @@ class Run:
         resume: whether to go on with the run that is in `out`, if there is one.
         saving: when to save the state.
         machine: what to train on.
-        constants: of the planner, kept when a run is resumed.
     """
 
     out: Path
@@ -87,7 +86,6 @@ class Run:
     resume: bool = False
     saving: Saving = field(default_factory=Saving)
     machine: Machine = field(default_factory=Machine)
-    constants: Constants = field(default_factory=Constants)
 
 
 def train(
@@ -125,7 +123,7 @@ def train(
     checkpoint = find_checkpoint(run)
     clock = Clock(run.budget.minutes)
     history = History(run.out / HISTORY, clock)
-    saving = ExactResume(run.out / CHECKPOINTS, run.seed, run.saving, run.constants, resume_hint())
+    saving = ExactResume(run.out / CHECKPOINTS, run.seed, run.saving, resume_hint())
     # ExactResume comes first: what the others do when a batch begins is done after a resume, too.
     own = [saving, clock, history, Progress(clock, history)]
     with quiet():
