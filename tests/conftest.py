@@ -19,8 +19,11 @@ TYPECHECK = os.environ.get("GRAPHFORMER_TYPECHECK", "1") != "0"
 if TYPECHECK:
     # It looks at one item of a list, drawn at random, but not from what is tested to be random.
     codemain.getrandbits = random.Random(0).getrandbits
-    # Before any test imports graphformer: the hook rewrites modules as they are loaded.
-    jaxtyping.install_import_hook("graphformer", "beartype.beartype")
+    # Before any test imports graphformer: the hook rewrites modules as they are loaded. An integer
+    # is taken where a float is annotated, as type checkers do.
+    jaxtyping.install_import_hook(
+        "graphformer", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+    )
 
 ROOT = Path(__file__).resolve().parents[1]
 
