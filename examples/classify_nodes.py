@@ -77,7 +77,7 @@ def main(num_epochs: int) -> None:
     topologies = {
         "itself": self_loops(),
         "neighbors": edges(data.edge_index) | self_loops(),
-        "two steps": hops(data.edge_index, 2),
+        "two steps": hops(data.edge_index, 2) | self_loops(),
     }
     graphs = {name: topology.bind(tokens) for name, topology in topologies.items()}
     print(data.name)
