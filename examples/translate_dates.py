@@ -30,8 +30,8 @@ def make_tokens(tokenizer: Tokenizer, texts: list[str], start: bool, end: bool) 
 
 def train(model: Transformer, tokenizer: Tokenizer, pairs: Pairs, num_steps: int) -> None:
     """Teaches the model to guess each next character of the English date."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=num_steps)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=num_steps)
     for step in range(1, num_steps + 1):
         chosen = [pairs[index] for index in torch.randint(len(pairs), (64,)).tolist()]
         german, english = map(list, zip(*chosen, strict=True))
@@ -59,7 +59,7 @@ def main(num_steps: int, num_test: int) -> None:
     torch.manual_seed(0)
     corpus = dates(num_test=num_test)
     tokenizer = train_characters(text for pair in corpus.train for text in pair)
-    size = Size(dim=96, heads=4, layers=2, hidden=192, dropout=0.0)
+    size = Size(dim=64, heads=2, layers=2, hidden=128, dropout=0.0)
     model = Transformer(tokenizer.get_vocab_size(), size)
     train(model, tokenizer, corpus.train, num_steps)
 
@@ -75,4 +75,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="train for a few steps only")
     quick = parser.parse_args().quick
-    main(num_steps=5 if quick else 600, num_test=10 if quick else 200)
+    main(num_steps=5 if quick else 800, num_test=10 if quick else 200)
