@@ -19,6 +19,8 @@ Executor = Callable[[Request, Operands], Tensor]
 
 # A trial has about this many scores: enough to rank the two, a few milliseconds long.
 TRIAL_SCORES = 2**20
+# Of very short examples, whose projections outweigh their scores, fewer will do.
+TRIAL_TOKENS = 2**13
 LONGEST_TRIAL = 2048
 REPEATS = 5
 
@@ -62,7 +64,8 @@ def _trial(
     request: Request, rows: int, columns: int, dim: int, is_causal: bool, ragged: bool
 ) -> Request:
     heads = max(2, min(request.heads, TRIAL_SCORES // (rows * columns)))
-    examples = max(1, TRIAL_SCORES // (rows * columns * heads)) + ragged
+    examples = min(TRIAL_SCORES // (rows * columns * heads), TRIAL_TOKENS // max(rows, columns))
+    examples = max(1, examples) + ragged
     queries = _layout(examples, rows, ragged)
     keys = queries if is_causal else _layout(examples, columns, ragged)
     graph = TokenGraph(causal() if is_causal else complete(), queries, keys)
@@ -82,8 +85,8 @@ def _layout(examples: int, length: int, ragged: bool) -> Layout:
     if ragged:
         lengths[0] = max(length - 1, 1)
     ptr = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-    at = torch.cat([torch.arange(int(count)) for count in lengths]).unsqueeze(1)
-    return Layout(ptr, at, lengths, 0, True)
+    at = torch.arange(int(ptr[-1])) - torch.repeat_interleave(ptr[:-1], lengths)
+    return Layout(ptr, at.unsqueeze(1), lengths, 0, True)
 
 
 def _seconds(trial: Request, run: Executor) -> float:
