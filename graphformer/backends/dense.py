@@ -191,7 +191,7 @@ def _make_float_mask(request: Request) -> Tensor:
     return torch.where(_bool_mask(request.graph), zero, -torch.inf)
 
 
-def _bool_mask(graph: TokenGraph) -> Tensor:
+def _bool_mask(graph: TokenGraph) -> Tensor | None:
     rectangle = graph.rectangle
     if rectangle.is_causal:
         return rectangle.pair.distance.squeeze(-1).unsqueeze(1) <= 0
