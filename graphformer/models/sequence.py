@@ -1,0 +1,256 @@
+"""Models of sequences: the Transformer that translates, and the causal language model."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphformer.graph import TokenGraph
+from graphformer.layers import Cache
+from graphformer.models.stack import (
+    Size,
+    as_topology,
+    causal_topology,
+    last_norm,
+    make_block,
+    make_embedding,
+)
+from graphformer.scores import Score
+from graphformer.tokens import Tokens
+from graphformer.topology import Topology, complete
+
+__all__ = ["Graphs", "LanguageModel", "Size", "Transformer"]
+
+
+class Graphs(NamedTuple):
+    """Who attends to whom in a translation, bound to one batch.
+
+    Attributes:
+        encoder: source tokens to source tokens.
+        decoder: target tokens to target tokens.
+        cross: target tokens to source tokens.
+    """
+
+    encoder: TokenGraph
+    decoder: TokenGraph
+    cross: TokenGraph
+
+
+class Transformer(nn.Module):
+    """An encoder and a decoder: logits of each next target token, given the source.
+
+    Args:
+        vocabulary: number of ids; one table of vectors then serves source, target and output. Of a
+            pair (source, target) there are three tables.
+        size: how wide and deep.
+        score: how strongly a query attends to a key, or its notation; each layer has a copy.
+        cross_score: the same for target tokens that attend to the source, where distances may mean
+            nothing; `score` where left out.
+        positions: "sinusoidal", a module from positions to vectors, or None where the score knows
+            positions.
+        encoder_topology: who attends to whom in the source, or its notation.
+        decoder_topology: the same in the target, cut to what is causal.
+
+    Raises:
+        ValueError: if a notation cannot be read, or a decoder could not go on by its topology.
+
+    Source: Vaswani et al. 2017 (1706.03762).
+    """
+
+    def __init__(
+        self,
+        vocabulary: int | tuple[int, int],
+        size: Size | None = None,
+        *,
+        score: Score | str = "DotProduct()",
+        cross_score: Score | str | None = None,
+        positions: nn.Module | str | None = "sinusoidal",
+        encoder_topology: Topology | str = "complete()",
+        decoder_topology: Topology | str = "causal()",
+    ) -> None:
+        super().__init__()
+        size = size or Size()
+        self.encoder_topology = as_topology(encoder_topology)
+        self.decoder_topology = causal_topology(decoder_topology)
+        if isinstance(vocabulary, int):
+            self.source = self.target = make_embedding(vocabulary, size, positions)
+            self.output = None
+        else:
+            self.source, self.target = (make_embedding(ids, size, positions) for ids in vocabulary)
+            self.output = nn.Linear(size.dim, vocabulary[1], bias=False)
+        cross_score = score if cross_score is None else cross_score
+        self.encoder = nn.ModuleList(make_block(size, score) for _ in range(size.layers))
+        self.encoder_norm = last_norm(size)
+        self.decoder = nn.ModuleList(
+            make_block(size, score, cross_score) for _ in range(size.layers)
+        )
+        self.decoder_norm = last_norm(size)
+
+    def forward(
+        self, source: Tokens, target: Tokens, graphs: Graphs | None = None
+    ) -> Float[Tensor, "token vocabulary"]:
+        """Logits of the token that follows each target token."""
+        return self.logits(self.hidden(source, target, graphs))
+
+    def hidden(
+        self, source: Tokens, target: Tokens, graphs: Graphs | None = None
+    ) -> Float[Tensor, "token dim"]:
+        """What `logits` maps to logits: few numbers a token where the vocabulary is large."""
+        encoder, decoder, cross = graphs or self.bind(source, target)
+        return self.decode(target, self.encode(source, encoder), decoder, cross)
+
+    def bind(self, source: Tokens, target: Tokens) -> Graphs:
+        """The graphs of a batch, for who makes them ahead: in a worker, or for compiled code."""
+        encoder = self.encoder_topology.bind(source)
+        decoder = self.decoder_topology.bind(target)
+        return Graphs(encoder, decoder, complete().bind(decoder.queries, encoder.queries))
+
+    def encode(self, source: Tokens, graph: TokenGraph | None = None) -> Tokens:
+        """The source tokens as the decoder reads them."""
+        graph = graph or self.encoder_topology.bind(source)
+        x = self.source(source)
+        for block in self.encoder:
+            x = block(x, graph)
+        return source.with_x(self.encoder_norm(x))
+
+    def decode(
+        self,
+        target: Tokens,
+        memory: Tokens,
+        graph: TokenGraph | None = None,
+        cross: TokenGraph | None = None,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "token dim"]:
+        """What `logits` maps to logits, for target tokens that attend to a memory.
+
+        Args:
+            target: ids of all target tokens so far, or with a cache of the new ones.
+            memory: the encoded source. With a cache it may have fewer examples: each then serves as
+                many of the target's, one after another.
+            graph: who attends to whom in the target; bound here where left out.
+            cross: the same for the source.
+            cache: what was decoded before.
+        """
+        if cache is not None:
+            target = cache.extend(target)
+            graph = self.decoder_topology.bind(target, cache.tokens)
+        graph = graph or self.decoder_topology.bind(target)
+        cross = cross or complete().bind(_grouped(target, memory.num_examples), memory)
+        x = self.target(target)
+        for block in self.decoder:
+            x = block(x, graph, memory.x, cross, cache)
+        return self.decoder_norm(x)
+
+    def logits(self, hidden: Float[Tensor, "token dim"]) -> Float[Tensor, "token vocabulary"]:
+        """Logits over the target ids."""
+        return F.linear(hidden, self.output_weight)
+
+    @property
+    def output_weight(self) -> Float[Tensor, "vocabulary dim"]:
+        """What hidden states are multiplied with; the target's vectors where all are one table."""
+        return self.target.weight if self.output is None else self.output.weight
+
+    def start(self, source: Tokens, begin: int) -> tuple[Tokens, Tokens]:
+        """The first target token of each sentence, and the memory: where a search starts."""
+        return _one_each(source, begin), self.encode(source)
+
+
+class LanguageModel(nn.Module):
+    """A decoder alone: logits of each next token, with one table of vectors for input and output.
+
+    Args:
+        vocabulary: number of ids.
+        size: how wide and deep.
+        score: how strongly a query attends to a key, or its notation; each layer has a copy.
+        positions: "sinusoidal", a module from positions to vectors, or None where the score knows
+            positions.
+        topology: who attends to whom, or its notation, cut to what is causal.
+
+    Raises:
+        ValueError: if a notation cannot be read, or a decoder could not go on by its topology.
+
+    Source: Radford et al. 2018, Improving Language Understanding by Generative Pre-Training.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        size: Size | None = None,
+        *,
+        score: Score | str = "DotProduct()",
+        positions: nn.Module | str | None = "sinusoidal",
+        topology: Topology | str = "causal()",
+    ) -> None:
+        super().__init__()
+        size = size or Size()
+        self.topology = causal_topology(topology)
+        self.embedding = make_embedding(vocabulary, size, positions)
+        self.blocks = nn.ModuleList(make_block(size, score) for _ in range(size.layers))
+        self.norm = last_norm(size)
+
+    def forward(
+        self, tokens: Tokens, graph: TokenGraph | None = None
+    ) -> Float[Tensor, "token vocabulary"]:
+        """Logits of the token that follows each token."""
+        return self.logits(self.decode(tokens, graph=graph))
+
+    def decode(
+        self,
+        tokens: Tokens,
+        memory: None = None,
+        graph: TokenGraph | None = None,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "token dim"]:
+        """What `logits` maps to logits.
+
+        Args:
+            tokens: ids of all tokens so far, or with a cache of the new ones.
+            memory: there is none.
+            graph: who attends to whom; bound here where left out.
+            cache: what was decoded before.
+        """
+        if cache is not None:
+            tokens = cache.extend(tokens)
+            graph = self.topology.bind(tokens, cache.tokens)
+        graph = graph or self.topology.bind(tokens)
+        x = self.embedding(tokens)
+        for block in self.blocks:
+            x = block(x, graph, cache=cache)
+        return self.norm(x)
+
+    def logits(self, hidden: Float[Tensor, "token dim"]) -> Float[Tensor, "token vocabulary"]:
+        """Logits over the ids."""
+        return F.linear(hidden, self.output_weight)
+
+    @property
+    def output_weight(self) -> Float[Tensor, "vocabulary dim"]:
+        """What hidden states are multiplied with: the vectors of the ids."""
+        return self.embedding.weight
+
+    def start(self, source: Tokens, begin: int | None = None) -> tuple[Tokens, None]:
+        """The prompts themselves, and no memory: where a search starts."""
+        return source, None
+
+
+def _grouped(target: Tokens, num_groups: int) -> Tokens:
+    """The same tokens, with as many examples one after another joined as make `num_groups`."""
+    count = target.num_examples // num_groups
+    if count * num_groups != target.num_examples:
+        raise ValueError(
+            f"{target.num_examples} target sequences cannot share {num_groups} sources evenly; "
+            "give each source as many"
+        )
+    if count == 1:
+        return target
+    return target._replace(ptr=target.ptr[::count], lengths=target.lengths.view(-1, count).sum(1))
+
+
+def _one_each(source: Tokens, begin: int) -> Tokens:
+    size, device = source.num_examples, source.x.device
+    ids = torch.full((size,), begin, device=device)
+    ptr = torch.arange(size + 1, device=device)
+    return Tokens(ids, ptr, torch.zeros_like(ids).unsqueeze(1), torch.ones(size, dtype=torch.int64))
