@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from graphformer.backends import Attended, Operands, Request
-from graphformer.backends.request import prepare_key, prepare_query
+from graphformer.backends.request import innermost, prepare_key, prepare_query
 from graphformer.graph import TokenGraph
 from graphformer.planner import Plan, make_plan
 from graphformer.scores import DotProduct, Score
@@ -38,9 +38,9 @@ def attend(
     runs over the keys that the graph has for query i. A query without keys gets zero.
 
     Args:
-        query: what the score reads of the queries; None where it reads no query.
-        key: what the score reads of the keys; None where it reads no key. There may be fewer
-            heads of keys and values than of queries: each then serves several.
+        query: what the score reads of the queries; None, or left alone, where it reads no query.
+        key: what the score reads of the keys; None, or left alone, where it reads no key. There
+            may be fewer heads of keys and values than of queries: each then serves several.
         value: what is summed.
         graph: who attends to whom; its tokens are the rows of query, key and value.
         score: how strongly.
@@ -60,8 +60,8 @@ def attend(
     _check(query, key, value, graph, score, heads)
     asked = (normalize, dropout, edge_sum, backend, return_weights)
     prepared = (
-        *prepare_query(score, query, graph.query_side),
-        *prepare_key(score, key, graph.key_side),
+        *prepare_query(score, query if "query" in score.reads else None, graph.query_side),
+        *prepare_key(score, key if "key" in score.reads else None, graph.key_side),
     )
     operands = Operands(prepared[0], prepared[3], value, prepared[1], prepared[4], prepared[2])
     return attend_prepared(operands, graph, score, heads, *asked)
@@ -197,12 +197,25 @@ def _new_plan(graph: TokenGraph, key: tuple[Any, ...]) -> Plan:
         graph, score, normalize, heads, kv_heads, dim, value_dim, dtype, grad, dropout, edge_sum,
         return_weights,
     )  # fmt: skip
-    for name in request.edge_names:
-        graph.edge_values_of(name)
+    _check_edge_data(request)
     made = make_plan(request, backend)
     if graph.queries.num_tokens and graph.keys.num_tokens:
         made.backend.prepare(request)
     return made
+
+
+def _check_edge_data(request: Request) -> None:
+    for name in request.edge_names:
+        request.graph.edge_values_of(name)
+    for reader in (innermost(request.score.core), *request.score.biases):
+        if reader.edge_data is None or reader.edge_dim is None:
+            continue
+        values = request.graph.edge_values_of(reader.edge_data).values
+        if values is not None and values.shape[1] != reader.edge_dim:
+            raise ValueError(
+                f"{reader!r} reads {reader.edge_dim} numbers an edge, edge data "
+                f"{reader.edge_data!r} has {values.shape[1]}; give one as many as the other"
+            )
 
 
 def _check(
@@ -219,61 +232,65 @@ def _check(
             f"attend needs a TokenGraph, it got {type(graph).__name__}; bind a topology to tokens: "
             "complete().bind(tokens)"
         )
-    for part in (score.core, *score.biases):
-        if part.heads is not None and part.heads != heads:
-            raise ValueError(
-                f"{part!r} was made for {part.heads} heads, query and value have {heads}; make "
-                f"it with heads={heads}"
-            )
-    for name, x, layout in (
-        ("query", query, graph.queries),
-        ("key", key, graph.keys),
-        ("value", value, graph.keys),
-    ):
-        if x is None:
-            if name in score.reads:
-                raise ValueError(f"{score!r} reads the {name}, which is None; pass a tensor")
-            continue
-        if x.dim() != 3:
-            raise ValueError(
-                f"{name} has shape {list(x.shape)}; it must be [token, head, dim]: write "
-                f"{name}.unflatten(-1, (heads, dim))"
-            )
-        if x.shape[0] != layout.num_tokens:
-            raise ValueError(
-                f"{name} has {x.shape[0]} tokens, the graph was bound to {layout.num_tokens}; bind "
-                "the topology to these tokens"
-            )
-        if x.dtype != value.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise ValueError(
-                f"{name} is {x.dtype}, value is {value.dtype}; cast them to one dtype, or run "
-                "under torch.autocast"
-            )
-        if x.device != value.device:
-            raise ValueError(
-                f"{name} is on {x.device}, value on {value.device}; move both to one device"
-            )
+    if query is not None:
+        _check_operand("query", query, graph.queries.num_tokens, value)
+    if key is not None:
+        _check_operand("key", key, graph.keys.num_tokens, value)
+    _check_operand("value", value, graph.keys.num_tokens, value)
     if value.device != graph.device:
         raise ValueError(
             f"value is on {value.device}, the graph on {graph.device}; move it with "
             "graph.to(device)"
         )
-    for name, x in (("key", key), ("value", value)):
-        if x is not None and heads % x.shape[1]:
-            raise ValueError(
-                f"{heads} query heads cannot share {x.shape[1]} {name} heads evenly; make one a "
-                "multiple of the other"
-            )
-    if key is not None and key.shape[1] != value.shape[1]:
-        raise ValueError(
-            f"key has {key.shape[1]} heads, value {value.shape[1]}; project both to as many"
-        )
-    core_product = query is not None and key is not None
-    if core_product and query.shape[2] != key.shape[2]:
+    for name in score.reads:
+        if (query if name == "query" else key) is None:
+            raise ValueError(f"{score!r} reads the {name}, which is None; pass a tensor")
+    if query is not None and key is not None and query.shape[2] != key.shape[2]:
         raise ValueError(
             f"query has {query.shape[2]} numbers a head, key {key.shape[2]}; project both to one "
             "dimension"
         )
+    _check_heads(heads, key, value, score)
+
+
+def _check_operand(name: str, x: Tensor, num_tokens: int, value: Tensor) -> None:
+    if x.dim() != 3:
+        raise ValueError(
+            f"{name} has shape {list(x.shape)}; it must be [token, head, dim]: write "
+            f"{name}.unflatten(-1, (heads, dim))"
+        )
+    if x.shape[0] != num_tokens:
+        raise ValueError(
+            f"{name} has {x.shape[0]} tokens, the graph was bound to {num_tokens}; bind the "
+            "topology to these tokens"
+        )
+    if x.dtype != value.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(
+            f"{name} is {x.dtype}, value is {value.dtype}; cast them to one dtype, or run under "
+            "torch.autocast"
+        )
+    if x.device != value.device:
+        raise ValueError(
+            f"{name} is on {x.device}, value on {value.device}; move both to one device"
+        )
+
+
+def _check_heads(heads: int, key: Tensor | None, value: Tensor, score: Score) -> None:
+    if key is not None and key.shape[1] != value.shape[1]:
+        raise ValueError(
+            f"key has {key.shape[1]} heads, value {value.shape[1]}; project both to as many"
+        )
+    if heads % value.shape[1]:
+        raise ValueError(
+            f"{heads} query heads cannot share {value.shape[1]} heads of keys and values evenly; "
+            "make one a multiple of the other"
+        )
+    for part in (score.core, *score.biases):
+        if part.heads is not None and part.heads != heads:
+            raise ValueError(
+                f"{part!r} was made for {part.heads} heads, query and value have {heads}; make it "
+                f"with heads={heads}"
+            )
 
 
 def _cast(operands: Operands) -> tuple[Operands, bool]:

@@ -21,6 +21,8 @@ class Additive(BilinearScore):
         slope: slope of the leaky ReLU below zero.
     """
 
+    heads: int
+
     def __init__(self, heads: int, dim: int | None = None, slope: float = 0.2) -> None:
         super().__init__()
         self.heads, self.dim, self.slope = heads, dim, slope
@@ -68,6 +70,8 @@ class GATv2(PairwiseScore):
     Source: Brody et al. 2022 (2105.14491), equation 7.
     """
 
+    heads: int
+
     def __init__(
         self,
         heads: int,
@@ -104,6 +108,8 @@ class Bahdanau(PairwiseScore):
 
     Source: Bahdanau et al. 2015 (1409.0473), appendix A.1.2.
     """
+
+    heads: int
 
     def __init__(self, heads: int, dim: int | None = None, edge_data: str | None = None) -> None:
         super().__init__()

@@ -82,6 +82,8 @@ class HopBias(Bias):
         largest: hops from here on, and pairs without a path, share one bias each.
     """
 
+    edge_dim = 1
+
     def __init__(self, edge_data: str, heads: int, largest: int = 8) -> None:
         super().__init__()
         self.edge_data, self.heads, self.largest = edge_data, heads, largest

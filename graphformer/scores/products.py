@@ -114,7 +114,8 @@ class EdgeDot(BilinearScore):
 
     def __init__(self, edge_data: str, weight: Float[Tensor, "head dim edge_dim"]) -> None:
         super().__init__()
-        self.edge_data = edge_data
+        self.edge_data, self.edge_dim = edge_data, weight.shape[-1]
+        self.heads = weight.shape[0]
         self.weight = weight
 
     def prepare_query(

@@ -24,12 +24,14 @@ class Score(nn.Module):
     Attributes:
         reads: which projections are read, of "query" and "key"; `Attention` makes only those.
         edge_data: the name of the edge data that `edge_query` meets, or None.
+        edge_dim: the dimension of that edge data; None where any will do.
         heads: the number of heads it was made for; None where any will do.
     """
 
     heads: int | None = None
     reads: tuple[str, ...] = ("query", "key")
     edge_data: str | None = None
+    edge_dim: int | None = None
 
     @property
     def core(self) -> Score:
@@ -134,12 +136,14 @@ class Bias(nn.Module):
 
     Attributes:
         edge_data: the name of the edge data that `forward` reads, or None.
+        edge_dim: the dimension of that edge data; None where any will do.
         by_distance: whether `forward` reads nothing of a pair but `distance` and `head`.
         heads: the number of heads it was made for; None where any will do.
     """
 
     heads: int | None = None
     edge_data: str | None = None
+    edge_dim: int | None = None
     by_distance: bool = False
 
     def forward(self, pair: Pair) -> Float[Tensor, "*pair head"]:
