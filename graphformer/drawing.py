@@ -89,10 +89,12 @@ def _draw_links(graph: TokenGraph, axes: Axes) -> None:
 def _draw_matrix(graph: TokenGraph, axes: Axes) -> None:
     rows, columns = graph.queries.num_tokens, graph.keys.num_tokens
     bins = (min(rows, LARGEST_PICTURE), min(columns, LARGEST_PICTURE))
-    row = torch.div(graph.edge_index[1] * bins[0], rows, rounding_mode="floor")
-    column = torch.div(graph.edge_index[0] * bins[1], columns, rounding_mode="floor")
-    counts = torch.bincount(row * bins[1] + column, minlength=bins[0] * bins[1])
-    share = counts.view(bins).cpu().numpy() * (bins[0] / rows) * (bins[1] / columns)
+    row = torch.div(torch.arange(rows) * bins[0], rows, rounding_mode="floor")
+    column = torch.div(torch.arange(columns) * bins[1], columns, rounding_mode="floor")
+    key, query = graph.edge_index.cpu()
+    counts = torch.bincount(row[query] * bins[1] + column[key], minlength=bins[0] * bins[1])
+    pairs = row.bincount(minlength=bins[0]).unsqueeze(1) * column.bincount(minlength=bins[1])
+    share = (counts.view(bins) / pairs).numpy()
     axes.imshow(
         np.sqrt(share), cmap="Blues", vmin=0, vmax=1, extent=(0, columns, rows, 0),
         interpolation="nearest", aspect="auto",
