@@ -68,7 +68,8 @@ def run(request: Request, operands: Operands) -> Attended:
         return _general(request, operands)
     if not request.dropout and request.graph._made[_executor_key(request)] == "sdpa":
         return Attended(_sdpa(request, operands))
-    if torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        # The compiler fuses plain steps itself, and transforms need them.
         return _general(request, operands)
     return Attended(_matmul(request, operands))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -12,6 +12,7 @@ from graphformer.layers import Cache
 from graphformer.tokens import Tokens
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """What a search needs of a model: `Transformer` and `LanguageModel` have it."""
 
