@@ -63,10 +63,12 @@ class _Matmul(torch.autograd.Function):
         key_box = _pad(key, batch, key_rows)
         value_box = _pad(value, batch, key_rows)
         scores = torch.bmm(query_box, key_box.transpose(1, 2))
-        box = scores.view(examples, heads, *scores.shape[1:])
+        # Cast first: sums and products of two dtypes take ten times as long on a CPU.
+        precision = _precision(query.dtype)
+        box = scores.view(examples, heads, *scores.shape[1:]).to(precision)
         if mask is not None:
-            box.add_(mask)
-        weights = torch.softmax(box, -1, dtype=_precision(query.dtype))
+            box.add_(mask.to(precision))
+        weights = torch.softmax(box, -1)
         if empty is not None:
             weights.masked_fill_(empty[:, None, :, None], 0.0)
         weights = weights.view(scores.shape).to(query.dtype)
@@ -99,8 +101,9 @@ class _Matmul(torch.autograd.Function):
         if keep is not None:
             grad_weights.mul_(keep)
         precision = _precision(out.dtype)
-        along = (grad.to(precision) * out).sum(-1, keepdim=True)
-        grad_scores = (grad_weights.to(precision) - along).mul_(weights).to(out.dtype)
+        grad_scores = torch._softmax_backward_data(
+            grad_weights.to(precision), weights.to(precision), -1, precision
+        ).to(out.dtype)
         grad_query = torch.bmm(grad_scores, key)
         grad_key = torch.bmm(grad_scores.transpose(1, 2), query)
         query_shape, key_shape, value_shape = ctx.shapes
