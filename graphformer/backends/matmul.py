@@ -76,9 +76,9 @@ class _Matmul(torch.autograd.Function):
         used = weights if keep is None else weights * keep
         out_box = torch.bmm(used, value_box)
         ctx.save_for_backward(
-            query_box, key_box, value_box, weights, keep, out_box,
-            query_rows, query_slots, key_rows, key_slots,
+            query_box, key_box, value_box, weights, keep, query_slots, key_slots
         )  # fmt: skip
+        ctx.out_shape = out_box.shape
         ctx.shapes = query.shape, key.shape, value.shape
         ctx.examples = examples
         return _unpad(out_box, (*query.shape[:-1], value.shape[-1]), query_slots)
@@ -90,20 +90,17 @@ class _Matmul(torch.autograd.Function):
                 "the dense backend's matrix products have no double backward; write "
                 "attend(..., backend='reference')"
             )
-        (
-            query, key, value, weights, keep, out,
-            query_rows, query_slots, key_rows, key_slots,
-        ) = ctx.saved_tensors  # fmt: skip
-        grad = _pad_with_zeros(grad, out.shape, query_slots)
+        query, key, value, weights, keep, query_slots, key_slots = ctx.saved_tensors
+        grad = _pad_with_zeros(grad, ctx.out_shape, query_slots)
         used = weights if keep is None else weights * keep
         grad_value = torch.bmm(used.transpose(1, 2), grad)
         grad_weights = torch.bmm(grad, value.transpose(1, 2))
         if keep is not None:
             grad_weights.mul_(keep)
-        precision = _precision(out.dtype)
+        precision = _precision(weights.dtype)
         grad_scores = torch._softmax_backward_data(
             grad_weights.to(precision), weights.to(precision), -1, precision
-        ).to(out.dtype)
+        ).to(weights.dtype)
         grad_query = torch.bmm(grad_scores, key)
         grad_key = torch.bmm(grad_scores.transpose(1, 2), query)
         query_shape, key_shape, value_shape = ctx.shapes
