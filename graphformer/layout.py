@@ -106,12 +106,13 @@ class Pair:
         """Position of the key along `axis`."""
         return _position(self.key, self.keys, axis, self.counted)
 
-    @cached_property
+    # Not cached: compiled code cannot enter the lock of Python 3.11's `cached_property`.
+    @property
     def distance(self) -> Int[Tensor, "*pair 1"]:
         """Key position minus query position, in tokens."""
         return self.key_position() - self.query_position()
 
-    @cached_property
+    @property
     def head(self) -> Int[Tensor, "head"]:
         """The heads, 0 to num_heads - 1."""
         return torch.arange(self.num_heads, device=self.query.device)

@@ -48,11 +48,17 @@ def from_rectangle(
 class _Rows(torch.autograd.Function):
     """Rows of `x` by number; `back` undoes it, and no row that counts is picked twice."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, back: Tensor | None) -> Tensor:
+    def forward(x: Tensor, index: Tensor, back: Tensor | None) -> Tensor:
+        return x.reshape(-1, x.shape[-1]).index_select(0, index)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], _: Tensor) -> None:
+        x, index, back = inputs
         ctx.save_for_backward(index, back)
         ctx.shape = x.shape
-        return x.reshape(-1, x.shape[-1]).index_select(0, index)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:

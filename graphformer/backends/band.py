@@ -7,7 +7,6 @@ backward, it is computed again there, so that memory grows with tokens x dim alo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -15,28 +14,29 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from graphformer.backends import dense
-from graphformer.backends.boxes import Box, additive_mask, attend_fused, attend_products
+from graphformer.backends import dense, global_queries
+from graphformer.backends.boxes import Box, additive_mask, attend_box, attend_fused, sum_biases
 from graphformer.backends.chunks import Chunk, take
+from graphformer.backends.global_queries import attend_globally, make_global_graph
 from graphformer.backends.request import Attended, Cost, Operands, Request
 from graphformer.backends.windows import (
     Columns,
     Reach,
     Windows,
     find_reach,
-    make_columns,
     make_windows,
     sample_pair,
 )
 from graphformer.graph import TokenGraph
-from graphformer.layout import Layout, Pair
 from graphformer.scores import Bias
 
 # Bytes of float32 scores in a chunk: larger ones leave the caches, and come as fresh memory.
-CHUNK_BYTES = 2**24
+CHUNK_BYTES = 2**22
+
+# Keys of a window from which on SDPA is faster than plain products in every dtype.
+WIDE = 1024
 
 
 def why_not(request: Request) -> str | None:
@@ -55,28 +55,33 @@ def why_not(request: Request) -> str | None:
 def cost(request: Request) -> Cost:
     """Two products of every block with its window, and its scores in memory unless fused."""
     graph, reach = request.graph, _reach(request.graph)
-    assert isinstance(reach, Reach)
-    blocks = -(-graph.queries.num_tokens // reach.rows)
-    pairs = blocks * reach.rows * (reach.width + reach.num_global)
+    assert not isinstance(reach, str), reach
+    layout = graph.queries
+    size, rows = layout.num_tokens, layout.num_examples * layout.max_length * reach.num_global
+    blocks = int((layout.lengths / (reach.step * reach.rows)).ceil().sum()) * reach.step
+    pairs = blocks * reach.rows * (reach.width + reach.num_global) + rows
     fused = _may_fuse(request)
     # The backward runs the forward once more, unless nothing has to be made again.
     passes = 1.0 if not request.grad else 3.5 if fused and not reach.num_global else 4.5
     flops = 2.0 * pairs * request.heads * (request.dim + request.value_dim) * passes
-    scores = 4 * pairs * request.heads
+    scores = 4.0 * pairs * request.heads
     moved = scores * (0.2 if fused else 4 * passes)
     seconds = flops / dense.FLOPS.get(request.dtype, 6e10) + moved / dense.BYTES
-    held = 3 * min(CHUNK_BYTES, scores) + 8.0 * graph.queries.num_tokens
-    if not reach.num_global:
-        return Cost(flops, held, seconds)
-    rows = dense.cost(_rows_request(request))
-    return Cost(flops + rows.flops, held + rows.bytes, seconds + rows.seconds)
+    box = 4.0 * reach.rows * reach.width * request.heads
+    held = 4 * max(min(CHUNK_BYTES, scores), box) + 32.0 * size
+    held += rows * (4 if fused else 16 * request.heads)
+    if request.grad:
+        held += size * request.heads * request.value_dim * request.dtype.itemsize
+    return Cost(flops, held, seconds)
 
 
 def prepare(request: Request) -> None:
     """Makes blocks and windows, and the graph of the global tokens as queries."""
-    windows = request.graph._make("windows", lambda: make_windows(request.graph))
+    graph, reach = request.graph, _reach(request.graph)
+    assert not isinstance(reach, str), reach
+    windows = graph._make("windows", lambda: make_windows(graph, reach))
     if windows.columns is not None:
-        dense.prepare(_rows_request(request))
+        global_queries.prepare(request, _global_graph(graph, windows.columns))
 
 
 def run(request: Request, operands: Operands) -> Attended:
@@ -84,16 +89,17 @@ def run(request: Request, operands: Operands) -> Attended:
     windows: Windows = request.graph._made["windows"]
     parts = _parts(operands, windows)
     shared = _share(request, windows, parts)
-    chunks = _chunks(request, windows, operands.value.shape[0])
+    chunks = _chunks(request, windows)
     if len(chunks) == 1:
-        out = _attend(request, shared, chunks[0], False, *_cut(parts, chunks[0])[0])
+        out = _attend(request, shared, chunks[0], *parts)
     else:
         out = torch.cat(list(_by_chunks(request, shared, chunks, parts)))
     if windows.place is not None:
         out = out.index_select(0, windows.place)
     if windows.columns is not None:
-        rows = _attend_rows(request, windows.columns, operands)
-        out = out.index_add(0, windows.columns.query, rows)
+        columns, rows = windows.columns, _global_graph(request.graph, windows.columns)
+        more = attend_globally(request, rows, columns, operands, shared.fits)
+        out = out.index_add(0, columns.query, more)
     return Attended(out)
 
 
@@ -129,13 +135,14 @@ class _Shared(NamedTuple):
 
 def _parts(operands: Operands, windows: Windows) -> _Parts:
     """Operands in the order of slots, and what the global columns read."""
-    parts = (operands.query, operands.query_term, operands.key, operands.key_term, operands.value)
-    columns: tuple[Tensor | None, ...] = (None, None, None)
+    received = [operands.query, operands.query_term]
+    sent = [operands.key, operands.key_term, operands.value]
+    columns: list[Tensor | None] = [None, None, None]
     if windows.columns is not None:
-        columns = tuple(_pick(x, windows.columns.token) for x in parts[2:])
+        columns = _picked(sent, windows.columns.token)
     if windows.order is not None:
-        parts = tuple(_pick(x, windows.order) for x in parts)
-    return _Parts(*parts, *columns)
+        received, sent = _picked(received, windows.order), _picked(sent, windows.order)
+    return _Parts(*received, *sent, *columns)  # type: ignore[arg-type]
 
 
 def _share(request: Request, windows: Windows, parts: _Parts) -> _Shared:
@@ -151,39 +158,51 @@ def _share(request: Request, windows: Windows, parts: _Parts) -> _Shared:
         return _Shared(fits, request.score.biases, None, None)
     near = tuple(bias for bias in request.score.biases if bias.by_distance)
     others = tuple(bias for bias in request.score.biases if not bias.by_distance)
-    bias = _sum(near, sample_pair(windows.reach, value.device, request.heads))
+    bias = None
+    if near:
+        bias = sum_biases(near, sample_pair(windows.reach, value.device, request.heads))
     if others or not fits or (bias is not None and bias.requires_grad):
         return _Shared(fits, others, bias, None)
     return _Shared(fits, others, bias, additive_mask(windows.near[None, None], bias, value))
 
 
-def _chunks(request: Request, windows: Windows, size: int) -> list[Chunk]:
+def _chunks(request: Request, windows: Windows) -> list[Chunk]:
     """All blocks in chunks of about `CHUNK_BYTES`; in one where the run is being traced."""
-    reach, columns = windows.reach, windows.columns
-    more = 0 if columns is None else columns.width
-    blocks = -(-size // reach.rows)
-    at_once = max(CHUNK_BYTES // (4 * request.heads * reach.rows * (reach.width + more)), 1)
     make = partial(Chunk, request.graph, windows)
+    reach, blocks = windows.reach, windows.start.shape[0]
+    box_bytes = 4 * request.heads * reach.rows * (reach.width + reach.num_global)
+    at_once = max(CHUNK_BYTES // box_bytes, 1)
     traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     if traced or blocks <= at_once:
-        return [make(0, blocks, size, (0, 0 if columns is None else columns.token.shape[0]))]
-    first = [0] * blocks if columns is None else columns.first.tolist()
-    return [
-        make(start, stop, size, (first[start], first[stop - 1] + more))
-        for start, stop in pairwise([*range(0, blocks, at_once), blocks])
-    ]
+        return [make(slice(0, None), slice(0, None), slice(0, None), slice(0, None))]
+    size = windows.code.shape[0]
+    start, plain = [*windows.start.tolist(), size], windows.plain.tolist()
+    first = [0] * blocks if windows.columns is None else windows.columns.first.tolist()
+    chunks = []
+    for begin, end in pairwise([*range(0, blocks, at_once), blocks]):
+        # Windows may look beyond the first or the last slot; some slot there must be to gather.
+        key = min(max(start[begin] + reach.low, 0), size - 1)
+        stop = max(start[end - 1] + reach.low + reach.width, key + 1)
+        chunks.append(
+            make(
+                slice(begin, end),
+                slice(start[begin], start[end]),
+                slice(key, stop),
+                slice(first[begin], first[end - 1] + reach.num_global),
+                all(plain[begin:end]),
+            )
+        )
+    return chunks
 
 
 def _by_chunks(
     request: Request, shared: _Shared, chunks: list[Chunk], parts: _Parts
 ) -> Iterator[Tensor]:
-    plain = chunks[0].windows.plain.tolist()
     for chunk in chunks:
         pieces, parts = _cut(parts, chunk, chained=request.grad)
+        attend = partial(_attend, request, shared, chunk)
         # Fused under the mask that all have, a chunk keeps nothing for the backward but views.
-        light = shared.mask is not None and all(plain[chunk.first : chunk.last])
-        attend = partial(_attend, request, shared, chunk, light)
-        if light or not request.grad:
+        if not request.grad or (chunk.is_plain and shared.mask is not None):
             yield attend(*pieces)
         else:
             yield checkpoint(attend, *pieces, use_reentrant=False)
@@ -191,114 +210,77 @@ def _by_chunks(
 
 def _cut(parts: _Parts, chunk: Chunk, chained: bool = False) -> tuple[_Parts, _Parts]:
     """The parts of one chunk, and the parts for those that come after it."""
-    ranges = [chunk.query_range] * 2 + [chunk.key_range] * 3 + [chunk.column_range] * 3
+    ranges = [chunk.queries] * 2 + [chunk.keys] * 3 + [chunk.entries] * 3
     pieces: list[Tensor | None] = []
     rest: list[Tensor | None] = []
-    for x, (start, stop) in zip(parts, ranges, strict=True):
+    for x, part in zip(parts, ranges, strict=True):
         piece = after = None
         if x is not None:
-            piece, after = take(x, start, stop) if chained else (x[start:stop], x)
+            piece, after = take(x, part) if chained else (x[part], x)
         pieces.append(piece)
         rest.append(after)
     return _Parts(*pieces), _Parts(*rest)  # type: ignore[arg-type]
 
 
 def _attend(
-    request: Request, shared: _Shared, chunk: Chunk, light: bool, *pieces: Tensor | None
+    request: Request, shared: _Shared, chunk: Chunk, *pieces: Tensor | None
 ) -> Float[Tensor, "slot head value_dim"]:
     """The attention of one chunk of blocks, without its global queries."""
-    box = _make_box(request, shared, chunk, light, _Parts(*pieces))  # type: ignore[arg-type]
-    if light:
+    box = _make_box(request, shared, chunk, _Parts(*pieces))  # type: ignore[arg-type]
+    if chunk.is_plain and shared.mask is not None:
         out = attend_fused(box, shared.mask)
-    elif shared.fits and not (box.bias is not None and box.bias.requires_grad):
-        out = attend_fused(box, additive_mask(box.mask, box.bias, box.value))
     else:
-        out = attend_products(request, box)
-    start, stop = chunk.query_range
-    return out.transpose(1, 2).flatten(0, 1)[: stop - start]
+        out = attend_box(request, box, shared.fits)
+    return chunk.queries_of(out)
 
 
-def _make_box(request: Request, shared: _Shared, chunk: Chunk, light: bool, pieces: _Parts) -> Box:
-    mask, empty = chunk.windows.near[None, None], None
-    if not light:
-        mask = chunk.mask()
-        empty = ~mask.any(-1, keepdim=True)
-        mask = mask | empty
+def _make_box(request: Request, shared: _Shared, chunk: Chunk, pieces: _Parts) -> Box:
+    mask, empty = chunk.masks()
+    pair = partial(chunk.pair, request.heads)
     bias = shared.bias
     if shared.biases:
-        more = _sum(shared.biases, chunk.pair(request.heads))
+        more = sum_biases(shared.biases, pair())
         bias = more if bias is None else bias + more
-    query_term = chunk.query_boxes(pieces.query_term)
-    key_term = chunk.key_boxes(pieces.key_term, pieces.column_term)
+    query, query_term, key, key_term, value, column_key, column_term, column_value = pieces
     return Box(
-        chunk.query_boxes(pieces.query),
-        chunk.key_boxes(pieces.key, pieces.column_key),
-        chunk.key_boxes(pieces.value, pieces.column_value),
-        None if query_term is None else query_term.unsqueeze(-1),
-        None if key_term is None else key_term.unsqueeze(-2),
+        None if query is None else chunk.query_boxes(query),
+        None if key is None else chunk.key_boxes(key, column_key),
+        chunk.key_boxes(value, column_value),
+        None if query_term is None else chunk.query_boxes(query_term).unsqueeze(-1),
+        None if key_term is None else chunk.key_boxes(key_term, column_term).unsqueeze(-2),
         bias,
         mask,
         empty,
-        partial(chunk.pair, request.heads),
+        pair,
     )
 
 
-def _sum(biases: tuple[Bias, ...], pair: Pair) -> Float[Tensor, "_ head row column"] | None:
-    """The sum of biases, in the memory order of scores."""
-    if not biases:
-        return None
-    return sum(bias(pair) for bias in biases).permute(0, 3, 1, 2).contiguous()
-
-
-def _pick(x: Tensor | None, index: Tensor) -> Tensor | None:
-    return None if x is None else x.index_select(0, index)
+def _picked(parts: list[Tensor | None], index: Tensor) -> list[Tensor | None]:
+    return [None if x is None else x.index_select(0, index) for x in parts]
 
 
 def _may_fuse(request: Request) -> bool:
-    """Whether the weights are a softmax of products and biases, which SDPA keeps to itself."""
-    low = request.dtype in (torch.bfloat16, torch.float16) and request.graph.device.type == "cpu"
+    """Whether the weights are a softmax of products and biases, and SDPA the way to sum them."""
     return (
         request.normalize == "softmax"
         and not request.dropout
         and not request.has_function
         and not request.has_terms
         and request.pointwise.identity
-        # On the CPU, SDPA's backward in 16 bits takes twice the time of plain products.
-        and not (low and request.grad)
+        and not _is_slow_in_sdpa(request)
     )
+
+
+def _is_slow_in_sdpa(request: Request) -> bool:
+    """Whether plain products are faster: SDPA's backward in 16 bits on the CPU is slow to start."""
+    reach = _reach(request.graph)
+    low = request.dtype in (torch.bfloat16, torch.float16) and request.graph.device.type == "cpu"
+    return low and request.grad and not isinstance(reach, str) and reach.width < WIDE
 
 
 def _reach(graph: TokenGraph) -> Reach | str:
     return graph._make("reach", lambda: find_reach(graph))
 
 
-def _attend_rows(
-    request: Request, columns: Columns, operands: Operands
-) -> Float[Tensor, "global head value_dim"]:
-    """The attention of the global queries, each over its whole example."""
-    query, query_term = operands.query, operands.query_term
-    picked = operands._replace(
-        query=_pick(query, columns.query), query_term=_pick(query_term, columns.query)
-    )
-    return dense.run(_rows_request(request), picked).out
-
-
-def _rows_request(request: Request) -> Request:
-    """The same attention with no queries but the global ones."""
-    graph = request.graph
-    return replace(request, graph=graph._make("global rows", lambda: _rows_graph(graph)))
-
-
-def _rows_graph(graph: TokenGraph) -> TokenGraph:
-    reach, layout = _reach(graph), graph.queries
-    assert isinstance(reach, Reach)
-    tokens = make_columns(layout, reach).query
-    ptr = F.pad(layout.ptr.diff().clamp(max=reach.num_global).cumsum(0), (1, 0))
-    lengths = layout.lengths.clamp(max=reach.num_global)
-    queries = Layout(ptr, layout.at[tokens], lengths, layout.num_virtual, True)
-    rows = TokenGraph(graph.topology, queries, layout)
-    rectangle = rows.rectangle
-    # Scores may ask for the queries by their numbers in the whole graph.
-    pair = replace(rectangle.pair, query=tokens[rectangle.pair.query], queries=layout)
-    rows._made["rectangle"] = rectangle._replace(pair=pair)
-    return rows
+def _global_graph(graph: TokenGraph, columns: Columns) -> TokenGraph:
+    return graph._make("global queries", lambda: make_global_graph(graph, columns))

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from graphformer.backends.request import Request
 from graphformer.layout import Pair
+from graphformer.scores import Bias
 
 
 class Box(NamedTuple):
@@ -40,9 +41,26 @@ class Box(NamedTuple):
     pair: Callable[[], Pair]
 
 
+def attend_box(request: Request, box: Box, fits: bool) -> Float[Tensor, "box head row value_dim"]:
+    """The attention of all boxes, by SDPA where it `fits` and no bias needs a gradient."""
+    if fits and (box.bias is None or not box.bias.requires_grad):
+        return attend_fused(box, additive_mask(box.mask, box.bias, box.value))
+    return attend_products(request, box)
+
+
+def sum_biases(biases: tuple[Bias, ...], pair: Pair) -> Float[Tensor, "_ head row column"]:
+    """The sum of one bias or more, in the memory order of scores."""
+    total = biases[0](pair)
+    for bias in biases[1:]:
+        total = total + bias(pair)
+    return total.permute(0, 3, 1, 2).contiguous()
+
+
 def additive_mask(
-    mask: Bool[Tensor, "*pair"], bias: Float[Tensor, "*_"] | None, value: Tensor
-) -> Float[Tensor, "*_"]:
+    mask: Bool[Tensor, "_ 1 row column"],
+    bias: Float[Tensor, "_ _ row column"] | None,
+    value: Tensor,
+) -> Float[Tensor, "_ _ row column"]:
     """What SDPA adds to scores: the bias where `mask` says so, minus infinity elsewhere."""
     # On the CPU a mask may be more precise than the values; elsewhere it must not.
     precise = torch.promote_types(value.dtype, torch.float32)
@@ -52,7 +70,7 @@ def additive_mask(
 
 
 def attend_fused(
-    box: Box, mask: Float[Tensor, "_ _ row column"] | None
+    box: Box, mask: Float[Tensor, "_ _ row column"]
 ) -> Float[Tensor, "box head row value_dim"]:
     """Softmax attention through torch's SDPA, whose weights are never in memory.
 
@@ -60,32 +78,37 @@ def attend_fused(
         box: queries, keys and values with as many dimensions each.
         mask: what is added to the scores, minus infinity where there is no edge.
     """
+    query, key = box.query, box.key
+    assert query is not None
+    assert key is not None
     out = F.scaled_dot_product_attention(
-        box.query,
-        box.key,
+        query,
+        key,
         box.value,
         attn_mask=mask,
         scale=1.0,
-        enable_gqa=box.value.shape[1] != box.query.shape[1],
+        enable_gqa=box.value.shape[1] != query.shape[1],
     )
     return out if box.empty is None else out.masked_fill(box.empty, 0.0)
 
 
 def attend_products(request: Request, box: Box) -> Float[Tensor, "box head row value_dim"]:
     """Attention with any score and normalization, in plain differentiable steps."""
-    scores = _scores(request, box)
+    weights = _scores(request, box)
+    # Sums and products with a mask are several times faster than filling under it.
     if request.normalize == "softmax":
-        weights = scores.masked_fill(~box.mask, -torch.inf).softmax(-1)
+        weights = (weights + additive_mask(box.mask, None, weights)).softmax(-1)
     else:
-        weights = scores.masked_fill(~box.mask, 0.0)
+        weights = weights * box.mask
     if request.normalize == "sum":
         norm = weights.sum(-1, keepdim=True)
         weights = weights / torch.where(norm == 0, 1.0, norm)
-    if box.empty is not None:
-        weights = weights.masked_fill(box.empty, 0.0)
-    weights = F.dropout(weights, request.dropout) if request.dropout else weights
     value = _all_heads(box.value, request.heads)
-    return weights.to(value.dtype).expand(-1, request.heads, -1, -1) @ value
+    weights = weights.to(value.dtype).expand(value.shape[0], request.heads, -1, -1)
+    if request.dropout:
+        weights = F.dropout(weights, request.dropout)
+    out = weights @ value
+    return out if box.empty is None else out.masked_fill(box.empty, 0.0)
 
 
 def _scores(request: Request, box: Box) -> Float[Tensor, "_ _ _ _"]:

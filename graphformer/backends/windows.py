@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from graphformer.graph import TokenGraph
 from graphformer.layout import Layout, Pair
@@ -26,18 +25,14 @@ class Reach(NamedTuple):
         high: greatest distance over `step`.
         step: all distances are multiples of it.
         num_global: so many first tokens of each example may reach, and be reached from, anywhere.
+        rows: queries of a block.
     """
 
     low: int
     high: int
     step: int
     num_global: int
-
-    @property
-    def rows(self) -> int:
-        """Queries of a block."""
-        half = power_of_two(self.high - self.low) // 2
-        return min(max(half, LEAST_ROWS), MOST_ROWS)
+    rows: int
 
     @property
     def width(self) -> int:
@@ -49,43 +44,49 @@ class Columns(NamedTuple):
     """The global tokens as keys of each block, and as queries.
 
     Attributes:
-        token: the global tokens, in as many entries for each example that has tokens; where there
-            is none, some token.
-        there: whether the entry is a token.
-        first: for each block the first of its `width` entries.
-        width: entries of a block: those of all examples that it may touch.
+        num_global: global tokens of an example that has so many.
+        token: the global tokens, `num_global` entries for each example that has tokens.
+        there: whether the entry is a token; elsewhere `token` is any.
+        first: for each block the first of its entries.
         query: the global tokens that there are.
     """
 
-    token: Int[Tensor, "column"]
-    there: Bool[Tensor, "column"]
+    num_global: int
+    token: Int[Tensor, "entry"]
+    there: Bool[Tensor, "entry"]
     first: Int[Tensor, "block"]
-    width: int
     query: Int[Tensor, "global"]
 
 
 class Windows(NamedTuple):
-    """Flat tokens cut into blocks of `rows` slots; block b reads slots b * rows + low onwards.
+    """Queries cut into blocks, each with the keys from `low` before its first query onwards.
 
-    Tokens that attend to each other stand side by side: where distances are multiples of a step,
-    slots hold the tokens of an example by their positions modulo the step.
+    Tokens that attend to each other stand side by side in slots: where distances are multiples of
+    a step, slots hold the tokens of an example by their positions modulo the step. A group of such
+    tokens starts a block of its own, so that no example looks into another.
 
     Attributes:
         reach: how far queries look.
         order: the token in each slot, or None where slots are tokens.
         place: the slot of each token, or None.
-        query_code: number of the group of tokens that a query may look into, -1 for none.
-        key_code: number of the group that a key is in, -2 for none.
+        start: the first slot of each block.
+        length: queries of each block.
+        group: number of the group that each block is of.
+        code: number of the group that each slot is of; -1 for tokens that no window has.
+        row: where the query in each slot stands, among the rows of all blocks.
         near: pairs of a block and its window at an allowed distance.
-        plain: the blocks whose pairs are all of one group, so that `near` says all.
+        plain: the full blocks whose window is of one group, so that `near` says all.
         columns: global tokens, or None.
     """
 
     reach: Reach
     order: Int[Tensor, "slot"] | None
     place: Int[Tensor, "token"] | None
-    query_code: Int[Tensor, "slot"]
-    key_code: Int[Tensor, "slot"]
+    start: Int[Tensor, "block"]
+    length: Int[Tensor, "block"]
+    group: Int[Tensor, "block"]
+    code: Int[Tensor, "slot"]
+    row: Int[Tensor, "slot"]
     near: Bool[Tensor, "row column"]
     plain: Bool[Tensor, "block"]
     columns: Columns | None
@@ -119,39 +120,32 @@ def find_reach(graph: TokenGraph) -> Reach | str:
     low, high = max(low / step, -farthest), min(high / step, farthest)
     if low > high:
         return f"no example is long enough for the keys of {topology!r}"
-    return Reach(int(low), int(high), step, num_global)
+    rows = max(power_of_two(int(high - low)) // 4, LEAST_ROWS)
+    return Reach(int(low), int(high), step, num_global, min(rows, MOST_ROWS, farthest))
 
 
-def make_windows(graph: TokenGraph) -> Windows:
+def make_windows(graph: TokenGraph, reach: Reach) -> Windows:
     """The blocks of a graph and their windows."""
-    reach, layout = find_reach(graph), graph.queries
-    assert isinstance(reach, Reach)
-    order = place = None
-    if reach.step > 1:
-        order = _order(layout, reach.step)
-        place = torch.empty_like(order)
-        place[order] = torch.arange(order.shape[0], device=order.device)
-    query_code, key_code = _codes(graph, reach, order)
+    layout = graph.queries
+    group, order, place = _order(layout, reach.step)
+    ends = torch.cat([group.diff(), group.new_ones(1)]).nonzero().squeeze(1) + 1
+    sizes = torch.cat([ends[:1], ends.diff()])
+    blocks = -(-sizes // reach.rows)
+    group_of_block = torch.repeat_interleave(blocks)
+    turn = _within(blocks)
+    start = (ends - sizes)[group_of_block] + turn * reach.rows
+    length = (ends[group_of_block] - start).clamp(max=reach.rows)
+    row = _within(length) + torch.repeat_interleave(length) * reach.rows
+    code = _hide(graph, reach, group, order)
     near = graph.topology.contains(sample_pair(reach, layout.device)).squeeze(-1).squeeze(0)
-    plain = _plain(reach, query_code, key_code) & near.any()
-    columns = make_columns(layout, reach, order) if reach.num_global else None
-    return Windows(reach, order, place, query_code, key_code, near, plain, columns)
-
-
-def make_columns(layout: Layout, reach: Reach, order: Int[Tensor, "slot"] | None = None) -> Columns:
-    """The global tokens of all examples, and those that each block may need."""
-    count, device = reach.num_global, layout.device
-    held = layout.ptr.diff() > 0
-    start, length = layout.ptr[:-1][held], layout.ptr.diff()[held]
-    entry = torch.arange(count, device=device)
-    example = (held.cumsum(0) - 1)[layout.example if order is None else layout.example[order]]
-    first = example[:: reach.rows]
-    last = torch.cat([example[reach.rows - 1 :: reach.rows], example[-1:]])[: first.shape[0]]
-    width = (int((last - first).max()) + 1) * count
-    # The last blocks may look beyond the last example.
-    there = F.pad((entry < length.unsqueeze(1)).flatten(), (0, width))
-    token = F.pad((start.unsqueeze(1) + entry).flatten(), (0, width)).where(there, 0)
-    return Columns(token, there, first * count, width, token[there])
+    plain = _is_plain(reach, code, start) & (length == reach.rows) & near.any()
+    columns = None
+    if reach.num_global:
+        token = start if order is None else order[start]
+        columns = _make_columns(layout, reach.num_global, token)
+    return Windows(
+        reach, order, place, start, length, group_of_block, code, row, near, plain, columns
+    )
 
 
 def sample_pair(reach: Reach, device: torch.device, num_heads: int = 1) -> Pair:
@@ -186,34 +180,53 @@ def _span(term: Term) -> tuple[float, float, int] | None:
     return (low, high, term.step) if low < high else None
 
 
-def _order(layout: Layout, step: int) -> Int[Tensor, "slot"]:
-    """Tokens by example, then by position modulo `step`, then by position."""
-    key = layout.example * step + layout.at[:, 0] % step
-    return torch.argsort(key, stable=True)
+def _order(
+    layout: Layout, step: int
+) -> tuple[Int[Tensor, "slot"], Int[Tensor, "slot"] | None, Int[Tensor, "token"] | None]:
+    """The group of each slot, the token in each slot, and the slot of each token."""
+    group = layout.example
+    order = place = None
+    if step > 1:
+        # By example, then by position modulo the step, then by position.
+        group, order = torch.sort(group * step + layout.at[:, 0] % step, stable=True)
+        place = torch.argsort(order)
+    begins = torch.cat([group.new_zeros(1, dtype=torch.bool), group[1:] != group[:-1]])
+    return begins.cumsum(0), order, place
 
 
-def _codes(graph: TokenGraph, reach: Reach, order: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The group of each slot as a query and as a key."""
-    layout, position = graph.queries, graph.queries.at[:, 0]
-    group = layout.example * reach.step + position % reach.step
+def _within(counts: Int[Tensor, "part"]) -> Int[Tensor, "item"]:
+    """The number of each item in its part, where parts of such counts follow each other."""
+    first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    return torch.arange(first.shape[0], device=first.device) - first
+
+
+def _hide(graph: TokenGraph, reach: Reach, group: Tensor, order: Tensor | None) -> Tensor:
+    """The groups, -1 for tokens that look through no window and stand in none."""
+    layout = graph.queries
     near = [term for term in graph.topology.closed_form or () if term.num_global is None]
     first = 0 if all(term.skips_virtual for term in near) else -layout.num_virtual
     # Global tokens are columns and rows of their own.
-    outside = position < max(first, reach.num_global - layout.num_virtual)
-    if order is not None:
-        group, outside = group[order], outside[order]
-    begins = torch.cat([group.new_zeros(1, dtype=torch.bool), group[1:] != group[:-1]])
-    code = begins.cumsum(0).to(torch.int32)
-    return code.masked_fill(outside, -1), code.masked_fill(outside, -2)
+    first = max(first, reach.num_global - layout.num_virtual)
+    position = layout.at[:, 0]
+    return group.masked_fill((position if order is None else position[order]) < first, -1)
 
 
-def _plain(reach: Reach, query_code: Tensor, key_code: Tensor) -> Bool[Tensor, "block"]:
-    """The blocks in which all queries and all keys of the window have the same code."""
-    rows, size = reach.rows, query_code.shape[0]
-    blocks = -(-size // rows)
-    query = F.pad(query_code, (0, blocks * rows - size), value=-1)
-    back = blocks * rows + reach.high - size
-    key = F.pad(key_code, (-reach.low, back), value=-2)
-    query, key = query.view(blocks, rows), key.unfold(0, reach.width, rows)
-    least = torch.minimum(query.amin(1), key.amin(1))
-    return least == torch.maximum(query.amax(1), key.amax(1))
+def _is_plain(reach: Reach, code: Tensor, start: Tensor) -> Bool[Tensor, "block"]:
+    """The blocks whose first query and whole window are of one group, and not hidden."""
+    first, last = start + reach.low, start + reach.low + reach.width - 1
+    inside = (first >= 0) & (last < code.shape[0])
+    # Runs of one code are numbered: a window is of one group if both of its ends are in one run.
+    begins = torch.cat([code.new_zeros(1), (code.diff() != 0).cumsum(0)])
+    first, last = (slot.clamp(0, code.shape[0] - 1) for slot in (first, last))
+    same = (begins[first] == begins[last]) & (begins[start] == begins[first])
+    return inside & same & (code[start] >= 0)
+
+
+def _make_columns(layout: Layout, num_global: int, token_of_block: Tensor) -> Columns:
+    held = layout.ptr.diff() > 0
+    first, length = layout.ptr[:-1][held], layout.ptr.diff()[held]
+    entry = torch.arange(num_global, device=layout.device)
+    there = (entry < length.unsqueeze(1)).flatten()
+    token = (first.unsqueeze(1) + entry).flatten().where(there, 0)
+    example = (held.cumsum(0) - 1)[layout.example[token_of_block]]
+    return Columns(num_global, token, there, example * num_global, token[there])
