@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +12,7 @@ from graphformer.backends import Attended, Operands, Request
 from graphformer.backends.request import innermost, prepare_key, prepare_query
 from graphformer.graph import TokenGraph
 from graphformer.planner import Plan, make_plan
-from graphformer.scores import DotProduct, Score
+from graphformer.scores import Bias, DotProduct, Score
 
 NORMALIZERS = ("softmax", "sum", "none")
 _DOT_PRODUCT = DotProduct()
@@ -93,7 +91,7 @@ def attend_prepared(
     request = found.request
     if request.graph is not graph:
         # A graph with other edge data shares plans and indexes, but not the data.
-        request = replace(request, graph=graph)
+        request = request.on(graph)
     if not graph.queries.num_tokens or not graph.keys.num_tokens:
         attended = _nothing(request, operands)
     elif autocast:
@@ -132,7 +130,7 @@ def plan(
     """
     if isinstance(score, Score):
         return _plan_one(graph, score, heads, dim, dtype, training, **settings)
-    modules = [module for module in score.modules() if hasattr(module, "attention_settings")]
+    modules: list[Any] = [part for part in score.modules() if hasattr(part, "attention_settings")]
     return [
         _plan_one(graph, dtype=dtype, training=training, **module.attention_settings(training))
         for module in modules
@@ -198,7 +196,10 @@ def _new_plan(graph: TokenGraph, key: tuple[Any, ...]) -> Plan:
         return_weights,
     )  # fmt: skip
     _check_edge_data(request)
+    request.settle()
     made = make_plan(request, backend)
+    # Compiled code only reads what the graph has made.
+    _ = graph.query_side, graph.key_side
     if graph.queries.num_tokens and graph.keys.num_tokens:
         made.backend.prepare(request)
     return made
@@ -207,7 +208,8 @@ def _new_plan(graph: TokenGraph, key: tuple[Any, ...]) -> Plan:
 def _check_edge_data(request: Request) -> None:
     for name in request.edge_names:
         request.graph.edge_values_of(name)
-    for reader in (innermost(request.score.core), *request.score.biases):
+    readers: list[Score | Bias] = [innermost(request.score.core), *request.score.biases]
+    for reader in readers:
         if reader.edge_data is None or reader.edge_dim is None:
             continue
         values = request.graph.edge_values_of(reader.edge_data).values
@@ -307,10 +309,8 @@ def _cast(operands: Operands) -> tuple[Operands, bool]:
         and (key is None or key.dtype == dtype)
     ):
         return operands, autocast
-    cast: Iterator[Tensor | None] = (
-        None if x is None else x.to(dtype) for x in (query, key, value)
-    )
-    return operands._replace(**dict(zip(("query", "key", "value"), cast, strict=True))), autocast
+    query, key = (None if x is None else x.to(dtype) for x in (query, key))
+    return operands._replace(query=query, key=key, value=value.to(dtype)), autocast
 
 
 def _nothing(request: Request, operands: Operands) -> Attended:
@@ -323,7 +323,7 @@ def _nothing(request: Request, operands: Operands) -> Attended:
     out = out + sum(x.sum() * 0 for x in tied)
     edge_sum = None
     if request.edge_sum is not None:
-        edge_dim = graph.edge_data[request.edge_sum].values.shape[1]
+        edge_dim = graph.edge_values_of(request.edge_sum).known.shape[1]
         edge_sum = value.new_zeros(num_queries, request.heads, edge_dim)
     weights = value.new_zeros(0, request.heads) if request.return_weights else None
     return Attended(out, edge_sum, weights)

@@ -31,6 +31,12 @@ class EdgeValues(NamedTuple):
     values: Tensor | None = None
     missing: float | Tensor | str = 0.0
 
+    @property
+    def known(self) -> Float[Tensor, "edge dim"]:
+        """The values of edge data that `find` has found to have some."""
+        assert self.values is not None
+        return self.values
+
 
 def check(name: str, given: EdgeValues | Tensor) -> EdgeValues:
     """Edge data with values [edge, dim], or an error that says what does not fit."""
@@ -126,7 +132,7 @@ def spread(
     value: EdgeValues, found: Int[Tensor, "edge"], graph: TokenGraph
 ) -> Float[Tensor, "edge dim"]:
     """The values of the graph's edges, given where each is found."""
-    values = value.values
+    values = value.known
     if not values.shape[0]:
         values = values.new_zeros(1, values.shape[1])
     given = values.index_select(0, found.clamp(min=0))
@@ -141,8 +147,8 @@ def spread(
 def mean_of_query(value: EdgeValues, num_queries: int) -> Float[Tensor, "query dim"]:
     """The mean of the given values of each query; zero where it has none."""
     query = value.edge_index[1]
-    total = value.values.new_zeros(num_queries, value.values.shape[1])
-    total = total.index_add(0, query, value.values)
+    total = value.known.new_zeros(num_queries, value.known.shape[1])
+    total = total.index_add(0, query, value.known)
     count = torch.bincount(query, minlength=num_queries).clamp(min=1)
     return total / count.unsqueeze(1)
 

@@ -54,7 +54,7 @@ def places(graph: TokenGraph, edge_index: Int[Tensor, "2 edge"]) -> tuple[Tensor
 
 
 def _spread(graph: TokenGraph, value: EdgeValues) -> Tensor:
-    values = value.values
+    values = value.known
     size = (graph.queries.num_examples, graph.queries.max_length, graph.keys.max_length)
     if isinstance(value.missing, str):
         rows = edges_of.mean_of_query(value, graph.queries.num_tokens)

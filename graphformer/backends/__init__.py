@@ -37,7 +37,10 @@ def pick(request: Request) -> tuple[ModuleType, dict[str, Cost | str]]:
     best, least = reference, float("inf")
     for backend in BACKENDS:
         refusal = backend.why_not(request)
-        candidates[name_of(backend)] = refusal or backend.cost(request)
-        if refusal is None and candidates[name_of(backend)].seconds < least:
-            best, least = backend, candidates[name_of(backend)].seconds
+        if refusal is not None:
+            candidates[name_of(backend)] = refusal
+            continue
+        cost = candidates[name_of(backend)] = backend.cost(request)
+        if cost.seconds < least:
+            best, least = backend, cost.seconds
     return best, candidates

@@ -7,6 +7,7 @@ recomputed in the backward, so that memory grows with tokens, not with edges x h
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -80,11 +81,14 @@ class Equation(MessagePassing):
         score = request.score
         query, key = precise(query_i), _heads_of(precise(key_j), request)
         if request.pairwise:
+            assert query is not None
+            assert key is not None
             total = score.core(query, key.expand_as(query), pair)
         else:
             product = None if query is None or key is None else (query * key).sum(-1)
             edge = None
             if edge_query_i is not None:
+                assert score.core.edge_data is not None
                 data = pair.edge_data[score.core.edge_data].to(edge_query_i.dtype)
                 edge = (edge_query_i * data.unsqueeze(1)).sum(-1)
             terms = (product, query_term_i, _heads_of(key_term_j, request), edge)
@@ -164,13 +168,13 @@ def _by_chunks(request: Request, operands: Operands, edges_at_once: int) -> Atte
             results.append(checkpoint(one_chunk, *arguments, use_reentrant=False))
         else:
             results.append(one_chunk(*arguments))
-    out, edge_sum, weights = (
-        torch.cat(parts) if parts[0] is not None else None for parts in zip(*results, strict=True)
-    )
+    outs, edge_sums, all_weights = zip(*results, strict=True)
+    edge_sum = None if request.edge_sum is None else torch.cat(edge_sums)
+    weights = torch.cat(all_weights) if request.return_weights else None
     if weights is not None:
         place = csr.order.long().unsqueeze(1).expand_as(weights)
         weights = torch.zeros_like(weights).scatter(0, place, weights)
-    return Attended(out, edge_sum, weights)
+    return Attended(torch.cat(outs), edge_sum, weights)
 
 
 def _bounds(ptr: Tensor, edges_at_once: int) -> Iterator[tuple[int, int]]:
@@ -184,6 +188,10 @@ def _bounds(ptr: Tensor, edges_at_once: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
+@overload
+def _heads_of(x: Tensor, request: Request) -> Tensor: ...
+@overload
+def _heads_of(x: None, request: Request) -> None: ...
 def _heads_of(x: Tensor | None, request: Request) -> Tensor | None:
     if x is None or x.shape[1] in (1, request.heads):
         return x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -10,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graphformer.graph import TokenGraph
-from graphformer.scores import BilinearScore, PairwiseScore, Pointwise, Score, Side
+from graphformer.graph import Side, TokenGraph
+from graphformer.scores import Bias, BilinearScore, PairwiseScore, Pointwise, Score
 from graphformer.scores.pointwise import Identity
 from graphformer.scores.score import precise
 
@@ -74,7 +75,7 @@ class Request:
     @cached_property
     def edge_names(self) -> tuple[str, ...]:
         """The edge data that score, biases and edge sum read."""
-        readers = (self.score.core, *self.score.biases)
+        readers: list[Score | Bias] = [self.score.core, *self.score.biases]
         names = [reader.edge_data for reader in readers if reader.edge_data is not None]
         names += [self.edge_sum] if self.edge_sum is not None else []
         return tuple(dict.fromkeys(names))
@@ -91,6 +92,18 @@ class Request:
             and self.score.core.edge_data is None
             and self.pointwise.identity
         )
+
+    def settle(self) -> None:
+        """Derives all of the above: compiled code cannot enter the lock of `cached_property`."""
+        for name, member in vars(Request).items():
+            if isinstance(member, cached_property):
+                getattr(self, name)
+
+    def on(self, graph: TokenGraph) -> Request:
+        """The same request of the same graph with other edge data."""
+        request = copy(self)
+        object.__setattr__(request, "graph", graph)
+        return request
 
 
 class Operands(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -20,9 +20,7 @@ class Decoder(Protocol):
 
     def start(self, source: Tokens, begin: int) -> tuple[Tokens, Tokens | None]: ...
 
-    def decode(
-        self, target: Tokens, memory: Tokens | None, *, cache: Cache
-    ) -> Float[Tensor, "token dim"]: ...
+    def decode(self, *tokens_and_memory: Any, **cache: Any) -> Float[Tensor, "token dim"]: ...
 
     def logits(self, hidden: Float[Tensor, "token dim"]) -> Float[Tensor, "token vocabulary"]: ...
 

@@ -6,7 +6,7 @@ from graphformer.scores.fixed import Mean, SymmetricDegree
 from graphformer.scores.pointwise import Identity, LeakyReLU, Pointwise, SoftCap
 from graphformer.scores.products import Cosine, DotProduct, EdgeDot, Gaussian, Kernel
 from graphformer.scores.rotary import Rotary
-from graphformer.scores.score import Bias, Biased, BilinearScore, PairwiseScore, Score, Side
+from graphformer.scores.score import Bias, Biased, BilinearScore, PairwiseScore, Score
 
 __all__ = [
     "ALiBi",

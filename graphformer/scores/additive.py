@@ -7,9 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphformer.graph import Side
 from graphformer.layout import Pair
 from graphformer.scores.pointwise import LeakyReLU
-from graphformer.scores.score import BilinearScore, PairwiseScore, Side, precise
+from graphformer.scores.score import BilinearScore, PairwiseScore, precise
 
 
 class Additive(BilinearScore):

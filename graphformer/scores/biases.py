@@ -82,6 +82,7 @@ class HopBias(Bias):
         largest: hops from here on, and pairs without a path, share one bias each.
     """
 
+    edge_data: str
     edge_dim = 1
 
     def __init__(self, edge_data: str, heads: int, largest: int = 8) -> None:
@@ -102,6 +103,8 @@ class EdgeBias(Bias):
         heads: number of heads.
         edge_dim: dimension of the edge data.
     """
+
+    edge_data: str
 
     def __init__(self, edge_data: str, heads: int, edge_dim: int = 1) -> None:
         super().__init__()

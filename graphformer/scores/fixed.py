@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from graphformer.scores.score import BilinearScore, Side
+from graphformer.graph import Side
+from graphformer.scores.score import BilinearScore
 
 
 class Mean(BilinearScore):
@@ -37,7 +38,8 @@ class SymmetricDegree(BilinearScore):
         return _inverse_root(side.out_degree if side.in_degree is None else side.in_degree)
 
 
-def _inverse_root(degree: Int[Tensor, "token"]) -> Float[Tensor, "token 1 1"]:
+def _inverse_root(degree: Int[Tensor, "token"] | None) -> Float[Tensor, "token 1 1"]:
+    assert degree is not None, "queries know their keys, and keys their queries"
     # A token without edges gives and receives nothing: zero, where PyG also writes zero.
     root = degree.to(torch.float64).rsqrt()
     return torch.where(degree > 0, root, 0.0).view(-1, 1, 1)

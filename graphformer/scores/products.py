@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphformer.scores.score import BilinearScore, Side
+from graphformer.graph import Side
+from graphformer.scores.score import BilinearScore
 
 
 class DotProduct(BilinearScore):

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from graphformer.scores.score import BilinearScore, Score, Side
+from graphformer.graph import Side
+from graphformer.scores.score import BilinearScore, Score
 
 
 class Rotary(BilinearScore):

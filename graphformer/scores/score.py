@@ -170,14 +170,14 @@ class Biased(Score):
 
     @property
     def biases(self) -> tuple[Bias, ...]:
-        return tuple(self.added)
+        return tuple(self.added)  # type: ignore[arg-type]
 
     @property
-    def reads(self) -> tuple[str, ...]:  # type: ignore[override]
+    def reads(self) -> tuple[str, ...]:
         return self.score.reads
 
     @property
-    def edge_data(self) -> str | None:  # type: ignore[override]
+    def edge_data(self) -> str | None:
         return self.score.edge_data
 
     def set_head_dim(self, dim: int) -> None:
