@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 # Tokens whose logits are in memory at a time: their few megabytes stay in the cache of a core.
-CHUNK = 512
+CHUNK = 1024
 
 
 def summed_cross_entropy(

@@ -1,0 +1,1 @@
+"""What `graphformer translate` is made of."""

@@ -1,0 +1,313 @@
+"""`graphformer translate`: from text files to a translator, and from a translator to text files."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from graphformer.tasks import translate
+from graphformer.tasks.settings import Job
+from graphformer.tasks.translate import SEARCH, Search
+from graphformer.tasks.translation.corpus import (
+    collate,
+    encode_pairs,
+    make_vocabulary,
+    read_corpus,
+    split,
+)
+from graphformer.tasks.translation.scores import measure
+from graphformer.tasks.translation.settings import Attending, Corpus, Shape, Training
+from graphformer.tasks.translation.translator import Translator, cut
+
+NUMBERS = ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"]
+ENGLISH = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+SMALL = Shape(dim=16, heads=2, layers=1, hidden=32, dropout=0.1)
+SHORT = Training(steps=12, batch_tokens=400, learning_rate=1e-2, vocabulary=0)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    """Numbers of one to four digits in German, and in English."""
+    draw = random.Random(0)
+    drawn = [[draw.randrange(10) for _ in range(draw.randint(1, 4))] for _ in range(120)]
+    files = tmp_path / "numbers.de", tmp_path / "numbers.en"
+    for file, words in zip(files, (NUMBERS, ENGLISH), strict=True):
+        lines = [" ".join(words[digit] for digit in digits) for digits in drawn]
+        file.write_text("\n".join(lines) + "\n", "utf-8")
+    return Corpus(source_file=files[0], target_file=files[1])
+
+
+def fit(corpus: Corpus, out: Path, **changed: Any) -> dict[str, object]:
+    settings = {
+        "shape": SMALL,
+        "attending": Attending(),
+        "training": SHORT,
+        "search": Search(beam=2),
+        "job": Job(out, accelerator="cpu"),
+    }
+    return translate.fit(corpus, **(settings | changed))
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return Translator.load(out).model.state_dict()
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    assert first.keys() == second.keys()
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_fit_leaves_all_that_it_found(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    figures = fit(corpus, out)
+    assert "BLEU" in capsys.readouterr().out, "samples and scores are shown"
+    described = json.loads((out / "metrics.json").read_text("utf-8"))
+    assert described["figures"] == figures
+    assert described["seeds"] == [0]
+    assert str(corpus.source_file) in described["data"]
+    assert "training" in described["split"]
+    assert "tok:13a" in described["protocol"]
+    assert "case:mixed" in described["protocol"]
+    settings = yaml.safe_load((out / "settings.yaml").read_text("utf-8"))
+    assert settings["steps"] == 12
+    assert settings["encoder_topology"] == "complete()"
+    assert (out / "history.svg").read_text("utf-8").startswith("<?xml")
+    assert len((out / translate.HYPOTHESES).read_text("utf-8").splitlines()) == len(
+        read_corpus(corpus).test
+    )
+    assert list((out / "checkpoints").glob("step-*.ckpt"))
+
+
+def test_a_translator_is_the_same_when_loaded(corpus: Corpus, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    fit(corpus, out)
+    test = [source for source, _ in read_corpus(corpus).test]
+    found = (out / translate.HYPOTHESES).read_text("utf-8").removesuffix("\n").split("\n")
+    assert Translator.load(out).translate(test, beam=2) == found
+
+
+def test_predict_translates_a_line_a_file_and_the_standard_input(
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "run"
+    fit(corpus, out)
+    source, written = tmp_path / "source.txt", tmp_path / "written.txt"
+    source.write_text("eins zwei\n\ndrei\n", "utf-8")
+    of_file = translate.predict(out, input_file=source, output_file=written)
+    assert len(of_file) == 3
+    assert of_file[1] == "", "an empty line stays empty"
+    assert written.read_text("utf-8") == "\n".join(of_file) + "\n"
+    capsys.readouterr()
+    assert translate.predict(out, text="eins zwei") == of_file[:1]
+    assert capsys.readouterr().out == of_file[0] + "\n", "nothing but the translation is printed"
+    monkeypatch.setattr("sys.stdin", io.StringIO("eins zwei\n\ndrei\n"))
+    assert translate.predict(out) == of_file
+
+
+def test_score_takes_translations_or_a_translator(corpus: Corpus, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    fit(corpus, out)
+    assert corpus.source_file is not None
+    assert corpus.target_file is not None
+    perfect = translate.score(corpus.target_file, hypothesis_file=corpus.target_file)
+    assert perfect.figures["bleu"] == pytest.approx(100.0)
+    assert perfect.figures["exact_match"] == 1.0
+    scored = tmp_path / "scored"
+    quality = translate.score(
+        corpus.target_file,
+        checkpoint=out,
+        source_file=corpus.source_file,
+        search=Search(beam=1),
+        out=scored,
+    )
+    kept = json.loads((scored / "metrics.json").read_text("utf-8"))
+    assert kept["figures"] == quality.figures
+    assert "tok:13a" in kept["protocol"]
+
+
+def test_training_goes_on_to_the_same_weights(corpus: Corpus, tmp_path: Path) -> None:
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    fit(corpus, whole)
+
+    class Halfway(KeyboardInterrupt):
+        pass
+
+    reached = 0
+
+    def stop_in_the_second_epoch(*arguments: object) -> Any:
+        nonlocal reached
+        reached += 1
+        if reached == 8:
+            raise Halfway
+        return original(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        from graphformer.tasks.run import Saving
+        from graphformer.tasks.translation.learner import TranslationLearner
+
+        patch.setattr(Saving, "__init__", _saving_every_three)
+        original = TranslationLearner.compute_loss
+        patch.setattr(TranslationLearner, "compute_loss", stop_in_the_second_epoch)
+        with pytest.raises((Halfway, SystemExit)):
+            fit(corpus, halves)
+    assert not (halves / "metrics.json").exists()
+    job = Job(halves, resume=True, accelerator="cpu")
+    figures = fit(corpus, halves, job=job)
+    assert same(weights(whole), weights(halves))
+    kept = json.loads((whole / "metrics.json").read_text("utf-8"))["figures"]
+    timeless = [name for name in kept if name != "seconds"]
+    assert {name: figures[name] for name in timeless} == {name: kept[name] for name in timeless}
+
+
+def _saving_every_three(self: Any) -> None:
+    for name, value in {"seconds": None, "steps": 3, "epochs": None, "keep": 2}.items():
+        object.__setattr__(self, name, value)
+
+
+def test_seeds_are_repetitions(corpus: Corpus, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    short = Training(steps=2, batch_tokens=400, vocabulary=0)
+    summary = fit(corpus, out, training=short, job=Job(out, seeds=2, seed=3, accelerator="cpu"))
+    described = json.loads((out / "metrics.json").read_text("utf-8"))
+    assert described["seeds"] == [3, 4]
+    assert described["figures"] == summary
+    assert not same(weights(out / "seed-3"), weights(out / "seed-4"))
+    loss = described["figures"]["train_loss"]
+    assert loss["mean"] == pytest.approx(sum(loss["values"]) / 2)
+    assert loss["std"] > 0
+
+
+@pytest.mark.parametrize(
+    "attending",
+    [
+        Attending(encoder_topology="window(2) | global_tokens(1)", decoder_topology="window(4)"),
+        Attending(score="Rotary(DotProduct())", positions="none"),
+        Attending(score="DotProduct() + ALiBi(2)", positions="none"),
+        Attending(score="Gaussian()", cross_score="Cosine(2)"),
+    ],
+    ids=lambda attending: attending.score + attending.encoder_topology,
+)
+def test_attention_is_a_setting(attending: Attending, corpus: Corpus, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    short = Training(steps=3, batch_tokens=400, vocabulary=0)
+    fit(corpus, out, training=short, attending=attending)
+    loaded = Translator.load(out)
+    assert loaded.attending == attending
+    assert loaded.translate(["eins"], beam=2) == translate.predict(
+        out, text="eins", search=Search(2)
+    )
+
+
+def test_own_text_is_split_without_overlap(corpus: Corpus) -> None:
+    parts = read_corpus(corpus)
+    sources = [{source for source, _ in part} for part in parts[1:]]
+    assert all(sources)
+    assert not sources[0] & sources[1]
+    assert not (sources[0] | sources[1]) & sources[2]
+    assert read_corpus(corpus) == parts, "the split is always the same"
+
+
+def test_pairs_are_shifted_by_one() -> None:
+    pairs = [("ab", "cd"), ("a", "c")]
+    batch = collate(encode_pairs(make_vocabulary(pairs, 0), pairs))
+    assert batch.source.lengths.tolist() == [3, 2]
+    assert batch.target.lengths.tolist() == [3, 2]
+    assert torch.equal(batch.target.x[1:3], batch.following[:2])
+
+
+def test_lines_are_cut_into_runs_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphformer.tasks.translation.translator.BATCH_TOKENS", 5)
+    assert cut([0, 1, 2, 3], [2, 3, 1, 9]) == [[0, 1], [2], [3]]
+    assert cut([], []) == []
+
+
+def test_scores_are_those_of_sacrebleu() -> None:
+    found = ["the cat sat on the mat .", "a dog barks ."]
+    references = ["the cat sat on a mat .", "a dog barks ."]
+    quality = measure(found, references)
+    from sacrebleu import corpus_bleu, corpus_chrf
+
+    assert quality.figures["bleu"] == corpus_bleu(found, [references]).score
+    assert quality.figures["chrf"] == corpus_chrf(found, [references]).score
+    assert quality.figures["exact_match"] == 0.5
+    assert "tok:13a" in str(quality)
+
+
+def test_a_run_is_resumed_with_its_own_settings(corpus: Corpus, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    short = Training(steps=2, batch_tokens=400, vocabulary=0)
+    fit(corpus, out, training=short)
+    wider = Shape(dim=32, heads=2, layers=1, hidden=32)
+    with pytest.raises(ValueError, match=r"settings\.yaml has dim 16 \(now 32\)"):
+        fit(corpus, out, training=short, shape=wider, job=Job(out, resume=True))
+    with pytest.raises(ValueError, match="has the checkpoints of a run: resume it"):
+        fit(corpus, out, training=short)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (Corpus(source_file=Path("a.de")), "there is --source_file and no --target_file"),
+        (Corpus(target_file=Path("a.en")), "there is --target_file and no --source_file"),
+        (Corpus(data="multi30k"), "--data multi30k needs --data_dir"),
+    ],
+)
+def test_corpora_refuse(given: Corpus, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_corpus(given)
+
+
+def test_own_text_needs_three_sentences() -> None:
+    with pytest.raises(ValueError, match=r"2 different source sentences: .* at least 3"):
+        split([("a", "b"), ("c", "d")], "files")
+
+
+def test_unknown_notation_is_refused_before_training(corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"unknown name 'windows' .*known are .*window"):
+        fit(corpus, tmp_path / "run", attending=Attending(encoder_topology="windows(3)"))
+    with pytest.raises(ValueError, match=r"unknown name 'Dot' .*known are .*DotProduct"):
+        fit(corpus, tmp_path / "other", attending=Attending(score="Dot()"))
+
+
+def test_prediction_refuses(corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"holds no trained translator, it lacks model\.js"):
+        translate.predict(tmp_path, text="eins")
+    with pytest.raises(ValueError, match="there are both --text and --input_file"):
+        translate.predict(tmp_path, text="eins", input_file=tmp_path / "x")
+    assert corpus.target_file is not None
+    with pytest.raises(ValueError, match="there is nothing to score"):
+        translate.score(corpus.target_file, search=SEARCH)
+    with pytest.raises(ValueError, match="1 translations and 2 references"):
+        measure(["a"], ["a", "b"])
+    with pytest.raises(ValueError, match="there is no translation to score"):
+        measure([], [])
+
+
+def test_a_damaged_translator_is_refused_by_name(corpus: Corpus, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    fit(corpus, out, training=Training(steps=1, batch_tokens=400, vocabulary=0))
+    file = out / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged or of another model"):
+        Translator.load(out)
+    file.write_bytes(whole)
+    described = json.loads((out / "model.json").read_text("utf-8"))
+    (out / "model.json").write_text(json.dumps(described | {"format": 99}), "utf-8")
+    with pytest.raises(ValueError, match="has format 99, and this version reads format 1"):
+        Translator.load(out)
+    (out / "model.json").write_text("{", "utf-8")
+    with pytest.raises(ValueError, match=r"model\.json is damaged"):
+        Translator.load(out)
