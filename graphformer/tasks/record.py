@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 
@@ -18,6 +19,14 @@ from graphformer.tasks.files import write_json
 
 PACKAGES = ("torch", "torch-geometric", "lightning", "numpy")
 METRICS = "metrics.json"
+
+
+class Summary(TypedDict):
+    """What several runs give for one figure: mean, standard deviation (of a sample), and each."""
+
+    mean: float
+    std: float | None
+    values: list[float]
 
 
 def command_line() -> str:
@@ -43,8 +52,17 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, object]:
     """The device and the threads that figures of time depend on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
     return {"device": device, "threads": torch.get_num_threads(), "system": platform.system()}
+
+
+def cpu_name() -> str:
+    """The processor as its maker calls it, and the instruction set that torch uses of it."""
+    listed = Path("/proc/cpuinfo")
+    lines = listed.read_text("utf-8").splitlines() if listed.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def write_metrics(
@@ -77,14 +95,14 @@ def read_figures(out: Path) -> dict[str, float]:
     return figures
 
 
-def summarize(figures: Sequence[Mapping[str, float]]) -> dict[str, dict[str, object]]:
-    """Of each figure that all runs have: mean, standard deviation (of a sample), and the values.
+def summarize(figures: Sequence[Mapping[str, float]]) -> dict[str, Summary]:
+    """Of each figure that all runs have: mean, standard deviation, and the values.
 
     Args:
         figures: of each run, at least one.
     """
     names = [name for name in figures[0] if all(name in each for each in figures)]
-    summary: dict[str, dict[str, object]] = {}
+    summary: dict[str, Summary] = {}
     for name in names:
         values = [float(each[name]) for each in figures]
         deviation = statistics.stdev(values) if len(values) > 1 else None
