@@ -15,7 +15,8 @@ class Dropout(nn.Module):
 
     On the CPU an entry is kept where a random byte says so: `p` is then rounded to the nearest of
     1/256 to 255/256, and the scale is the inverse of the rounded probability of being kept, so
-    that the mean is exact. Elsewhere, and in compiled code, it is `torch.nn.functional.dropout`.
+    that the mean is exact. Elsewhere, and in compiled code, it is `torch.nn.functional.dropout`. Of
+    a sparse CSR tensor only what it stores is drawn for: its zeros stay zero anyway.
 
     Args:
         p: probability of zero, at least 0 and below 1.
@@ -33,6 +34,9 @@ class Dropout(nn.Module):
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         if not self.training or self.p == 0:
             return x
+        if x.layout is torch.sparse_csr:
+            parts = (x.crow_indices(), x.col_indices(), self.forward(x.values()), x.shape)
+            return torch.sparse_csr_tensor(*parts, check_invariants=False)
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             return F.dropout(x, self.p)
         return drop(x, self.p)

@@ -34,7 +34,7 @@ class CompressedRows(NamedTuple):
     """
 
     ptr: Int[Tensor, "row_plus_one"]
-    index: Int[Tensor, "edge"]
+    index: Int[Tensor, "edge"]  # type: ignore[assignment]  # not the method of tuples
     order: Int[Tensor, "edge"]
 
 
@@ -174,7 +174,7 @@ class TokenGraph:
             name: edges_of.check(name, EdgeValues(edge_index, value))
             for name, value in edge_data.items()
         }
-        topology = Edges(*edge_index, queries.num_tokens, keys.num_tokens)
+        topology = Edges(edge_index[0], edge_index[1], queries.num_tokens, keys.num_tokens)
         return cls(topology, queries, keys, values, edge_index)
 
     # ---- edges ----
@@ -235,7 +235,8 @@ class TokenGraph:
     def edge_pair(self, num_heads: int, edges: Tensor | None = None) -> Pair:
         """The pairs of all edges, or of those that `edges` picks by number, each [edge, 1]."""
         index = self.edge_index if edges is None else self.edge_index.index_select(1, edges)
-        data = {name: self.edge_values(name) for name in self.edge_data}
+        named = [name for name, given in self.edge_data.items() if given.values is not None]
+        data = {name: self.edge_values(name) for name in named}
         if edges is not None:
             data = {name: value.index_select(0, edges) for name, value in data.items()}
         query, key = index[1].unsqueeze(-1), index[0].unsqueeze(-1)
@@ -247,7 +248,7 @@ class TokenGraph:
         """The edge data `name` in the order of `edge_index`; added edges have `missing`."""
         value = edges_of.find(name, self.edge_data)
         if self.repeats:
-            return value.values
+            return value.known
         found = self._make(f"match:{name}", lambda: edges_of.match(value, self))
         return self._keep((name, "edges"), value, lambda: edges_of.spread(value, found, self))
 
@@ -280,9 +281,7 @@ class TokenGraph:
     @property
     def rectangle(self) -> Rectangle:
         """The graph as a padded rectangle with a mask."""
-        from graphformer.rectangle import make_rectangle
-
-        return self._make("rectangle", lambda: make_rectangle(self))
+        return self._make("rectangle", self._lay_out)
 
     # ---- elsewhere ----
 
@@ -338,6 +337,11 @@ class TokenGraph:
                 self._values[place] = make()
         return self._values[place]
 
+    def _lay_out(self) -> Rectangle:
+        from graphformer.rectangle import make_rectangle
+
+        return make_rectangle(self)
+
     def _count(self) -> int:
         if "edge_index" in self._made:
             return self._made["edge_index"].shape[1]
@@ -366,9 +370,9 @@ class TokenGraph:
             map_tensors(self.keys, change, memo),
             map_tensors(self.edge_data, change, memo),
         )
-        sides = ("query_side", "key_side")
-        made = {name: value for name, value in self._made.items() if name not in sides}
-        graph._made = map_tensors(made, change, memo)
+        # Sides and parts of the graph belong to this one: the other makes its own.
+        kept = {k: v for k, v in self._made.items() if not isinstance(v, Side | TokenGraph)}
+        graph._made = map_tensors(kept, change, memo)
         graph.repeats = self.repeats
         return graph
 

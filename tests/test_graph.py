@@ -130,6 +130,15 @@ def test_data_of_edges_that_are_not_there_is_not_heard() -> None:
     assert graph.edge_values("other").flatten().tolist() == [0, 1, 2, 3, 4]
 
 
+def test_edges_without_values_are_named_and_are_no_data_of_pairs() -> None:
+    tokens = make_tokens(LENGTHS)
+    graph = gf.edges("bond").bind(tokens, bond=gf.EdgeValues(GIVEN))
+    assert graph.edge_pair(1).edge_data == {}
+    x = torch.randn(7, 1, 4)
+    expected = gf.attend(x, x, x, gf.edges(GIVEN).bind(tokens))
+    assert torch.equal(gf.attend(x, x, x, graph), expected)
+
+
 def test_integer_data_becomes_floating_and_keeps_its_values() -> None:
     graph = make_graph(bond=gf.EdgeValues(GIVEN, torch.arange(5)))
     assert graph.edge_values("bond")[:5].flatten().tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
@@ -252,6 +261,16 @@ def test_moving_a_graph_moves_all_of_it() -> None:
     assert away.edge_index.device == away.csr.index.device == torch.device("meta")
     assert away.queries.lengths.device == torch.device("cpu"), "nothing waits to learn lengths"
     assert away.num_edges == graph.num_edges
+
+
+def test_a_moved_graph_leaves_behind_the_graphs_that_backends_made_of_it() -> None:
+    graph = (gf.window(1) | gf.global_tokens(1)).bind(make_tokens((9, 7)))
+    x = torch.randn(16, 1, 4)
+    expected = gf.attend(x, x, x, graph, backend="band")
+    assert any(isinstance(part, gf.TokenGraph) for part in graph._made.values())
+    moved = graph.to("cpu")
+    assert not any(isinstance(part, gf.TokenGraph) for part in moved._made.values())
+    assert torch.equal(gf.attend(x, x, x, moved, backend="band"), expected)
 
 
 def test_a_moved_graph_of_repeats_keeps_them() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 
@@ -81,6 +82,22 @@ def test_dropout_of_nothing_and_in_evaluation_is_the_identity() -> None:
     assert Dropout(0.0)(x) is x
     assert Dropout(0.5).eval()(x) is x
     assert float(drop(torch.ones(1 << 12), 1e-6).ne(0).float().mean()) < 1
+
+
+def test_dropout_of_compressed_rows_draws_for_what_they_store() -> None:
+    dense = torch.where(torch.rand(60, 40) < 0.2, torch.rand(60, 40) + 1, 0.0).requires_grad_()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
+        x = dense.to_sparse_csr()
+    torch.manual_seed(2)
+    out = Dropout(0.25)(x)
+    torch.manual_seed(2)
+    assert out.layout is torch.sparse_csr
+    assert torch.equal(out.values(), drop(x.values(), 0.25))
+    torch.testing.assert_close(out.to_dense(), torch.where(out.to_dense() != 0, dense / 0.75, 0.0))
+    (gradient,) = torch.autograd.grad((out @ torch.ones(40, 1)).sum(), dense)
+    assert torch.equal(gradient != 0, out.to_dense() != 0)
+    assert Dropout(0.25).eval()(x) is x
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.0])

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 
@@ -89,9 +89,9 @@ def write_metrics(
     write_json(out / METRICS, {**measured, "versions": versions(), "machine": machine()})
 
 
-def read_figures(out: Path) -> dict[str, float]:
-    """The figures in the `metrics.json` of the folder `out`."""
-    figures: dict[str, float] = json.loads((out / METRICS).read_text("utf-8"))["figures"]
+def read_figures(out: Path) -> dict[str, Any]:
+    """The figures in the `metrics.json` of the folder `out`: numbers, or summaries over seeds."""
+    figures: dict[str, Any] = json.loads((out / METRICS).read_text("utf-8"))["figures"]
     return figures
 
 

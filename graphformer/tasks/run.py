@@ -18,7 +18,7 @@ from graphformer.tasks.learner import Learner
 from graphformer.tasks.loader import Loader
 from graphformer.tasks.progress import Progress
 from graphformer.tasks.quiet import quiet
-from graphformer.tasks.record import METRICS, command_line, read_figures, summarize
+from graphformer.tasks.record import METRICS, Summary, command_line, read_figures, summarize
 from graphformer.tasks.resume import ExactResume, Saving
 
 CHECKPOINTS = "checkpoints"
@@ -165,15 +165,23 @@ def find_checkpoint(run: Run) -> Path | None:
     Raises:
         ValueError: there is a run that is not to be resumed, or cannot be.
     """
-    folder = run.out / CHECKPOINTS
     if run.resume:
-        return newest_intact(folder)
-    if list_checkpoints(folder):
+        return newest_intact(run.out / CHECKPOINTS)
+    check_new(run.out)
+    return None
+
+
+def check_new(out: Path) -> None:
+    """Does nothing where no run has left checkpoints in the folder `out`.
+
+    Raises:
+        ValueError: one has, and would be overwritten.
+    """
+    if list_checkpoints(out / CHECKPOINTS):
         raise ValueError(
-            f"{run.out} has the checkpoints of a run: resume it (resume=True, --resume), "
+            f"{out} has the checkpoints of a run: resume it (resume=True, --resume), "
             "or choose another folder"
         )
-    return None
 
 
 def announce(learner: Learner, batches: Loader, trainer: Trainer, checkpoint: Path | None) -> None:
@@ -202,7 +210,7 @@ def resume_hint() -> str:
 
 def repeat(
     job: Callable[[Run], Mapping[str, float]], run: Run, seeds: Sequence[int]
-) -> dict[str, dict[str, object]]:
+) -> dict[str, Summary]:
     """Mean and standard deviation of the figures of `job`, over a run for each seed.
 
     Each run has a folder of its own in `run.out`. If `run.resume` is set, runs that have left

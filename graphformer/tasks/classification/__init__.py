@@ -1,0 +1,1 @@
+"""What `graphformer nodes` is made of."""

@@ -1,0 +1,112 @@
+"""A trained network in one file, with all that predicting with it needs; read without pickle."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import graphformer
+from graphformer.data.graph_data import GraphData
+from graphformer.tasks.checkpoints import find_fault, first_line
+from graphformer.tasks.classification.network import Network, Training
+from graphformer.tasks.classification.source import Source
+from graphformer.tasks.files import replacing
+from graphformer.tasks.settings import flatten
+
+BEST = "best.ckpt"
+_FORMAT = 1
+_KEY = "graphformer nodes"
+
+
+class Trained(NamedTuple):
+    """The best weights of a run, and what they were trained on.
+
+    Attributes:
+        weights: of the network.
+        network: its complete settings.
+        training: of the run.
+        source: of the graph.
+        num_features: of each node.
+        class_names: of each class.
+        validation: the metric that these weights validated with.
+    """
+
+    weights: dict[str, Tensor]
+    network: Network
+    training: Training
+    source: Source
+    num_features: int
+    class_names: Sequence[str]
+    validation: float
+
+    def check_fits(self, data: GraphData) -> None:
+        """Does nothing where the network can be called with this graph.
+
+        Raises:
+            ValueError: its nodes have other features.
+        """
+        if data.x.shape[1] != self.num_features:
+            raise ValueError(
+                f"{data.name} has {data.x.shape[1]} features a node, the network was trained with "
+                f"{self.num_features}: give the same ones in the same order, and name the column "
+                "of the classes (label) where there is one"
+            )
+
+
+def write_trained(folder: Path, trained: Trained) -> None:
+    """`best.ckpt` in `folder` holds it, of tensors, numbers, strings, lists and dictionaries."""
+    parts = {name: flatten([getattr(trained, name)]) for name in ("network", "training", "source")}
+    stored = trained._asdict() | parts | {"class_names": list(trained.class_names)}
+    with replacing(folder / BEST) as file:
+        torch.save({_KEY: _FORMAT, "version": graphformer.__version__, **stored}, file)
+
+
+def read_trained(path: Path) -> Trained:
+    """What `write_trained` wrote.
+
+    Raises:
+        ValueError: the file is damaged, of another version, or none of ours.
+    """
+    if (fault := find_fault(path)) is not None:
+        raise ValueError(f"{path} cannot be read: {fault}")
+    try:
+        stored: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise ValueError(f"{path} is no checkpoint of graphformer: {first_line(error)}") from error
+    if not isinstance(stored, dict) or _KEY not in stored:
+        raise ValueError(
+            f"{path} is no network that `graphformer nodes fit` has trained: give the folder of "
+            f"such a run, or its {BEST}"
+        )
+    if stored.pop(_KEY) != _FORMAT:
+        raise ValueError(
+            f"{path} was written by graphformer {stored['version']} in another format: install "
+            "that version to predict with it, or train it anew"
+        )
+    del stored["version"]
+    kinds = {"network": Network, "training": Training, "source": Source.from_text}
+    return Trained(**stored | {name: make(**stored[name]) for name, make in kinds.items()})
+
+
+def find_trained(path: Path) -> Path:
+    """The file of a run: `path` itself, the one in the folder, or of its seeds the best.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if path.is_file():
+        return path
+    if (path / BEST).is_file():
+        return path / BEST
+    seeds = sorted(path.glob(f"seed-*/{BEST}"))
+    if not seeds:
+        raise FileNotFoundError(
+            f"{path} has no {BEST}, nor has a folder seed-* in it: give the folder of a run of "
+            "`graphformer nodes fit` that has ended"
+        )
+    return max(seeds, key=lambda file: read_trained(file).validation)
