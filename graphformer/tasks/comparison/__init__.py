@@ -1,0 +1,1 @@
+"""Dense against sparse attention: what is measured, and what the figures show."""
