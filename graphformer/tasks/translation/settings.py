@@ -137,11 +137,11 @@ def suiting(corpus: Corpus) -> Suiting:
     """The settings for the embedded dates, or for sentences."""
     if corpus.data == "dates" and corpus.source_file is None:
         return Suiting(
-            Size(dim=96, heads=4, layers=2, hidden=192, dropout=0.0),
+            Size(dim=64, heads=2, layers=2, hidden=128, dropout=0.0),
             Course(
-                Budget(minutes=2.0),
+                Budget(minutes=1.5),
                 batch_tokens=2048,
-                learning_rate=2e-3,
+                learning_rate=4e-3,
                 warmup=0.1,
                 label_smoothing=0.0,
                 vocabulary=0,
