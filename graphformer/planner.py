@@ -96,7 +96,7 @@ def _warn_if_large(plan: Plan) -> None:
         f"{name}: {why}" for name, why in plan.candidates.items() if isinstance(why, str)
     )
     warnings.warn(
-        f"{request.graph.num_edges:,} edges run on the reference backend, which is slow ({reasons})",
+        f"{request.graph.num_edges:,} edges run on the reference backend, which is slow: {reasons}",
         stacklevel=4,
     )
 

@@ -22,8 +22,11 @@ from graphformer.scores.score import precise
 
 CHUNK_BYTES = 2**28
 
-# Edges x heads x dim that a core streams in a second, forward, with all its gathers.
-RATE = 1.5e8
+# Numbers of messages that two cores stream in a second, forward, with all their gathers: while
+# they fit into the caches, and where nothing does. Between them it falls with this power.
+CACHED, FAST_RATE, SLOW_RATE, FALL = 2**24, 8e8, 2.2e8, 0.4
+# What a call costs whatever its size.
+CALL_SECONDS = 1e-3
 
 
 class Equation(MessagePassing):
@@ -121,9 +124,9 @@ def cost(request: Request) -> Cost:
     """Messages are written and read several times over."""
     edges, passes = request.graph.num_edges, 4 if request.grad else 1
     numbers = edges * request.heads * (request.dim + request.value_dim)
-    return Cost(
-        2 * numbers * passes, min(4.0 * numbers * 3, 8 * CHUNK_BYTES), numbers * passes / RATE
-    )
+    rate = max(FAST_RATE * min(CACHED / max(numbers, 1), 1.0) ** FALL, SLOW_RATE)
+    held = min(4.0 * numbers * 3, 8 * CHUNK_BYTES)
+    return Cost(2 * numbers * passes, held, CALL_SECONDS + numbers * passes / rate)
 
 
 def run(request: Request, operands: Operands) -> Attended:
