@@ -10,7 +10,7 @@ demo: .venv/.all                 ## translate, classify, compare; the report is 
 	$(BIN)/graphformer demo --out demo
 
 test: .venv/.all                 ## the whole suite
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto
 	GRAPHFORMER_TYPECHECK=0 $(BIN)/python -m pytest -q -m compiled
 
 lint: .venv/.lint                ## style and types
