@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from graphformer.backends import Attended, Operands, Request
-from graphformer.backends.request import innermost, prepare_key, prepare_query
+from graphformer.backends import Attended, Operands, Request, dense
+from graphformer.backends.request import innermost, prepare
 from graphformer.graph import TokenGraph
 from graphformer.planner import Plan, make_plan
 from graphformer.scores import Bias, DotProduct, Score
@@ -57,11 +57,7 @@ def attend(
     heads = value.shape[1] if query is None else query.shape[1]
     _check(query, key, value, graph, score, heads)
     asked = (normalize, dropout, edge_sum, backend, return_weights)
-    prepared = (
-        *prepare_query(score, query if "query" in score.reads else None, graph.query_side),
-        *prepare_key(score, key if "key" in score.reads else None, graph.key_side),
-    )
-    operands = Operands(prepared[0], prepared[3], value, prepared[1], prepared[4], prepared[2])
+    operands = prepare(score, query, key, value, graph)
     return attend_prepared(operands, graph, score, heads, *asked)
 
 
@@ -119,7 +115,7 @@ def plan(
         score: a score, or a module: then one plan for each `Attention` in it, whose own heads,
             dimensions and score are taken.
         heads: number of heads.
-        dim: dimension of a head.
+        dim: dimension of a head, as the score prepares it.
         dtype: dtype of query, key and value (the autocast dtype under autocast).
         training: whether gradients will be wanted.
         settings: `normalize`, `dropout`, `edge_sum`, `backend`, `return_weights` as in `attend`;
@@ -174,7 +170,10 @@ def _plan_one(
     )  # fmt: skip
     if key not in graph.plans:
         graph.plans[key] = _new_plan(graph, key)
-    return graph.plans[key]
+    made = graph.plans[key]
+    if made.backend is dense and graph.queries.num_tokens and graph.keys.num_tokens:
+        dense.prepare_compiled(made.request)
+    return made
 
 
 def _new_plan(graph: TokenGraph, key: tuple[Any, ...]) -> Plan:

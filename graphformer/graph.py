@@ -276,8 +276,6 @@ class TokenGraph:
         }
         return graph
 
-    # ---- rectangle ----
-
     @property
     def rectangle(self) -> Rectangle:
         """The graph as a padded rectangle with a mask."""
@@ -323,7 +321,11 @@ class TokenGraph:
         if name not in self._made:
             # What a validation makes under inference mode, training must be able to use.
             with torch.inference_mode(False):
-                self._made[name] = make()
+                made = make()
+            if torch.compiler.is_compiling():
+                # Compiled code that changes a graph would be compiled anew for the changed one.
+                return made
+            self._made[name] = made
         return self._made[name]
 
     def _keep(

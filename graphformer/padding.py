@@ -1,11 +1,11 @@
-"""Flat tokens into padded rectangles and back, head by head, without a copy where none is needed."""
+"""Flat tokens into padded rectangles and back, head by head, copied only where they must be."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from graphformer.graph import TokenGraph
@@ -31,8 +31,8 @@ def to_rectangle(
     if side == "key":
         length = graph.rectangle.pair.key.shape[2]
     if indexes is None:
-        return x.unflatten(0, (-1, length)).transpose(1, 2)
-    return _Rows.apply(x, *indexes).view(-1, heads, length, x.shape[-1])
+        return x.view(-1, length, heads, x.shape[-1]).transpose(1, 2)
+    return pick_rows(x.flatten(0, 1), *indexes).view(-1, heads, length, x.shape[-1])
 
 
 def from_rectangle(
@@ -42,17 +42,30 @@ def from_rectangle(
     indexes = make_slots(graph, "query", x.shape[1])
     if indexes is None:
         return x.transpose(1, 2).flatten(0, 1)
-    return _Rows.apply(x, indexes[1], None).view(-1, x.shape[1], x.shape[-1])
+    return pick_rows(x.flatten(0, 2), indexes[1], None).view(-1, x.shape[1], x.shape[-1])
+
+
+def pick_rows(
+    x: Shaped[Tensor, "row *dim"], index: Int[Tensor, "picked"], back: Int[Tensor, "row"] | None
+) -> Shaped[Tensor, "picked *dim"]:
+    """The rows of `x` by number, whose gradients are never summed.
+
+    Args:
+        x: the rows.
+        index: which rows; none twice, but for those whose gradients are zero.
+        back: where each row of `x` was picked, which makes the backward as quick; None where some
+            were not.
+    """
+    picked: Tensor = _Rows.apply(x, index, back)
+    return picked
 
 
 class _Rows(torch.autograd.Function):
-    """Rows of `x` by number; `back` undoes it, and no row that counts is picked twice."""
-
     generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, index: Tensor, back: Tensor | None) -> Tensor:
-        return x.reshape(-1, x.shape[-1]).index_select(0, index)
+        return x.index_select(0, index)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], _: Tensor) -> None:
@@ -64,9 +77,8 @@ class _Rows(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         index, back = ctx.saved_tensors
         if back is not None:
-            return grad.index_select(0, back).view(ctx.shape), None, None
-        rows = grad.new_zeros(ctx.shape[:-1].numel(), grad.shape[-1])
-        return rows.index_copy(0, index, grad).view(ctx.shape), None, None
+            return grad.index_select(0, back), None, None
+        return grad.new_zeros(ctx.shape).index_copy(0, index, grad), None, None
 
 
 def _slots(graph: TokenGraph, side: str, heads: int) -> tuple[Tensor, Tensor] | None:

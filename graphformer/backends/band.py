@@ -35,9 +35,6 @@ from graphformer.scores import Bias
 # Bytes of float32 scores in a chunk: larger ones leave the caches, and come as fresh memory.
 CHUNK_BYTES = 2**22
 
-# Keys of a window from which on SDPA is faster than plain products in every dtype.
-WIDE = 1024
-
 
 def why_not(request: Request) -> str | None:
     """Windows, beside global tokens, with scores that are products."""
@@ -87,6 +84,7 @@ def prepare(request: Request) -> None:
 def run(request: Request, operands: Operands) -> Attended:
     """Runs all blocks at once where they are few, else by chunks; then the global queries."""
     windows: Windows = request.graph._made["windows"]
+    operands = operands.scaled()
     parts = _parts(operands, windows)
     shared = _share(request, windows, parts)
     chunks = _chunks(request, windows)
@@ -272,10 +270,8 @@ def _may_fuse(request: Request) -> bool:
 
 
 def _is_slow_in_sdpa(request: Request) -> bool:
-    """Whether plain products are faster: SDPA's backward in 16 bits on the CPU is slow to start."""
     reach = _reach(request.graph)
-    low = request.dtype in (torch.bfloat16, torch.float16) and request.graph.device.type == "cpu"
-    return low and request.grad and not isinstance(reach, str) and reach.width < WIDE
+    return not isinstance(reach, str) and dense.is_slow_in_sdpa(request, reach.width)
 
 
 def _reach(graph: TokenGraph) -> Reach | str:

@@ -1,4 +1,4 @@
-"""Dense attention: the graph as a padded rectangle with a mask.
+"""Dense attention: the graph as a padded rectangle with a mask, or, on the CPU, as shelves of them.
 
 Two executors: torch's fused `scaled_dot_product_attention`, and plain batched matrix products,
 which are faster for short examples and, in bfloat16, often for long ones (see `executors`).
@@ -7,13 +7,13 @@ which are faster for short examples and, in bfloat16, often for long ones (see `
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphformer.backends import executors
-from graphformer.backends.matmul import matmul_attention
+from graphformer.backends import executors, fused, matmul
 from graphformer.backends.request import Attended, Cost, Operands, Request
 from graphformer.graph import TokenGraph
 from graphformer.layout import Pair
@@ -24,6 +24,9 @@ from graphformer.scores.score import precise
 # Rates of two CPU cores: FLOPs of matrix products and bytes of scores, a second.
 FLOPS = {torch.float64: 3e10, torch.float32: 6e10, torch.bfloat16: 1.2e11, torch.float16: 1.2e11}
 BYTES = 8e9
+
+# Keys from which on SDPA is faster than plain products in every dtype.
+WIDE = 1024
 
 
 def why_not(request: Request) -> str | None:
@@ -36,80 +39,81 @@ def why_not(request: Request) -> str | None:
 
 
 def cost(request: Request) -> Cost:
-    """Two products of the padded rectangle, and its scores in memory unless fused."""
+    """Two products of all pairs, padding included, and their scores in memory unless fused."""
     graph, passes = request.graph, 3.5 if request.grad else 1.0
     rows, columns = graph.queries.max_length, graph.keys.max_length
     pairs = graph.queries.num_examples * rows * columns
+    if _plain_softmax(request) and graph.device.type == "cpu":
+        # On shelves examples are hardly padded.
+        pairs = int((graph.queries.lengths * graph.keys.lengths).sum())
     width = request.dim + request.value_dim
     flops = 2 * pairs * request.heads * width * passes
     scores = pairs * request.heads * 4
     fused = request.plain and request.normalize == "softmax" and not request.dropout
     held = pairs + (0 if fused else 3 * scores)
-    edge_dim = sum(graph.edge_data[n].values.shape[1] for n in request.edge_names)
+    edge_dim = sum(graph.edge_values_of(name).known.shape[1] for name in request.edge_names)
     held += 4 * pairs * edge_dim
     moved = scores * (0.2 if fused else 4 * passes) + 4 * pairs * edge_dim * passes
     return Cost(flops, held, flops / FLOPS.get(request.dtype, 6e10) + moved / BYTES)
 
 
 def prepare(request: Request) -> None:
-    """Makes slots and mask, and measures once which executor is faster here."""
+    """Makes what a run reads of the graph, and measures once which executor is faster here."""
+    if not _plain_softmax(request):
+        prepare_compiled(request)
+        return
+    chosen = "matmul" if request.dropout else executors.choose(request, _EXECUTORS)
+    _EXECUTORS[chosen].prepare(request)
+    request.graph._made[f"executor:{request.numbers}"] = chosen
+
+
+def prepare_compiled(request: Request) -> None:
+    """Makes what compiled code reads of the graph: its rectangle."""
     graph = request.graph
     for heads in {1, request.heads, request.kv_heads}:
         make_slots(graph, "query", heads)
         make_slots(graph, "key", heads)
-    float_mask(request)
-    if _plain_softmax(request) and not request.dropout:
-        graph._make(_executor_key(request), lambda: executors.choose(request, _EXECUTORS))
+    if not _plain_softmax(request) or _is_compiled_in_steps(request):
+        float_mask(request)
 
 
 def run(request: Request, operands: Operands) -> Attended:
     """Runs SDPA where it can and is faster, batched matrix products otherwise."""
     if not _plain_softmax(request):
         return _general(request, operands)
-    if not request.dropout and request.graph._made[_executor_key(request)] == "sdpa":
-        return Attended(_sdpa(request, operands))
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        # The compiler fuses plain steps itself, and transforms need them.
+    if torch.compiler.is_compiling():
+        # What was measured differs from length to length, and each way would be compiled.
+        if _is_compiled_in_steps(request):
+            return _general(request, operands)
+        return Attended(fused.attend_rectangle(request, operands))
+    chosen = request.graph._made[f"executor:{request.numbers}"]
+    if torch._C._are_functorch_transforms_active():
+        if chosen == "sdpa":
+            return Attended(fused.attend_rectangle(request, operands))
         return _general(request, operands)
-    return Attended(_matmul(request, operands))
+    return Attended(_EXECUTORS[chosen].run(request, operands))
 
 
-def _sdpa(request: Request, operands: Operands) -> Tensor:
-    graph = request.graph
-    rectangle = graph.rectangle
-    query = to_rectangle(operands.query, graph, "query").expand(-1, request.heads, -1, -1)
-    key = to_rectangle(operands.key, graph, "key")
-    value = to_rectangle(operands.value, graph, "key")
-    grouped = value.shape[1] != request.heads
-    if key.shape[1] != value.shape[1]:
-        key, value = (x.repeat_interleave(request.heads // x.shape[1], 1) for x in (key, value))
-        grouped = False
-    out = F.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=rectangle.mask,
-        is_causal=rectangle.is_causal,
-        scale=1.0,
-        enable_gqa=grouped,
-    )
-    if rectangle.empty is not None:
-        out = out.masked_fill(rectangle.empty[:, None, :, None], 0.0)
-    return from_rectangle(out, graph)
+def _is_compiled_in_steps(request: Request) -> bool:
+    """Whether compiled code takes plain steps, which the compiler fuses itself."""
+    keys = request.graph.rectangle.pair.key.shape[2]
+    return request.dropout > 0 or is_slow_in_sdpa(request, keys)
 
 
-def _matmul(request: Request, operands: Operands) -> Tensor:
-    return matmul_attention(request, operands, float_mask(request))
+def is_slow_in_sdpa(request: Request, keys: int) -> bool:
+    """Whether plain products are faster: SDPA's backward in 16 bits on the CPU is slow to start."""
+    low = request.dtype in (torch.bfloat16, torch.float16)
+    return low and request.grad and request.graph.device.type == "cpu" and keys < WIDE
 
 
-_EXECUTORS = {"sdpa": _sdpa, "matmul": _matmul}
+_EXECUTORS = {"sdpa": fused, "matmul": matmul}
 
 
 def _general(request: Request, operands: Operands) -> Attended:
     """Any score, in plain differentiable steps; scores are float32 or float64."""
     graph, rectangle = request.graph, request.graph.rectangle
     precision = torch.promote_types(request.dtype, torch.float32)
-    scores = _scores(request, operands)
+    scores = _scores(request, operands.scaled())
     if request.normalize == "softmax":
         mask = float_mask(request)
         weights = (scores if mask is None else scores + mask.to(precision)).softmax(-1)
@@ -142,7 +146,7 @@ def _scores(request: Request, operands: Operands) -> Tensor:
     """[example, head, query, key], in front of the mask; heads and examples may broadcast."""
     graph, score = request.graph, request.score
     pair = rectangle_pair(request)
-    total: Tensor | float = 0.0
+    total: Any = 0.0
     if operands.query is not None and operands.key is not None:
         query = to_rectangle(operands.query, graph, "query")
         key = to_rectangle(operands.key, graph, "key")
@@ -154,6 +158,7 @@ def _scores(request: Request, operands: Operands) -> Tensor:
         term = to_rectangle(operands.key_term.unsqueeze(-1), graph, "key").transpose(-1, -2)
         total = total + _all_heads(term, request.heads)
     if operands.edge_query is not None:
+        assert score.core.edge_data is not None
         edge_query = to_rectangle(operands.edge_query, graph, "query")
         data = rectangle_values(graph, score.core.edge_data).to(edge_query.dtype)
         total = total + torch.einsum("bhqe,bqke->bhqk", edge_query, data)
@@ -188,8 +193,10 @@ def float_mask(request: Request) -> Tensor | None:
 
 
 def _make_float_mask(request: Request) -> Tensor:
+    mask = _bool_mask(request.graph)
+    assert mask is not None
     zero = torch.zeros((), dtype=request.dtype, device=request.graph.device)
-    return torch.where(_bool_mask(request.graph), zero, -torch.inf)
+    return torch.where(mask, zero, -torch.inf)
 
 
 def _bool_mask(graph: TokenGraph) -> Tensor | None:
@@ -206,10 +213,6 @@ def _plain_softmax(request: Request) -> bool:
         and request.edge_sum is None
         and not request.return_weights
     )
-
-
-def _executor_key(request: Request) -> str:
-    return "executor with gradients" if request.grad else "executor"
 
 
 def _all_heads(x: Tensor, heads: int) -> Tensor:

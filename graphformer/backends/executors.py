@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -13,9 +14,7 @@ from graphformer.backends.request import Operands, Request
 from graphformer.graph import TokenGraph
 from graphformer.layout import Layout
 from graphformer.scores import DotProduct
-from graphformer.topology import causal, complete
-
-Executor = Callable[[Request, Operands], Tensor]
+from graphformer.topology import Topology, causal, complete, self_loops
 
 # A trial has about this many scores: enough to rank the two, a few milliseconds long.
 TRIAL_SCORES = 2**20
@@ -37,7 +36,7 @@ def use_constants(constants: Mapping[str, str]) -> None:
     _chosen.update(constants)
 
 
-def choose(request: Request, executors: Mapping[str, Executor]) -> str:
+def choose(request: Request, executors: Mapping[str, ModuleType]) -> str:
     """The name of the executor that ran faster at such lengths, dimensions and dtype.
 
     On a GPU always "sdpa", whose kernels are fused in every dtype.
@@ -46,29 +45,42 @@ def choose(request: Request, executors: Mapping[str, Executor]) -> str:
     if graph.device.type != "cpu":
         return "sdpa"
     rows, columns = (
-        min(_bucket(layout.max_length), LONGEST_TRIAL) for layout in (graph.queries, graph.keys)
+        min(_bucket(_usual(layout)), LONGEST_TRIAL) for layout in (graph.queries, graph.keys)
     )
-    dim, is_causal = _bucket(request.dim), graph.rectangle.is_causal
-    ragged = not (graph.queries.uniform and graph.keys.uniform) or graph.rectangle.mask is not None
-    kind = ("ragged " if ragged else "") + ("causal " if is_causal else "")
-    kind += "forward and backward" if request.grad else "forward"
-    name = f"{request.dtype} {rows}x{columns}x{dim} {kind}, {torch.get_num_threads()} threads"
+    kind = _kind(graph)
+    name = f"{request.dtype} {rows}x{columns}x{_bucket(request.dim)} {' '.join(kind)}"
+    name += f" forward{' and backward' * request.grad}, {torch.get_num_threads()} threads"
     if name not in _chosen:
-        trial = _trial(request, rows, columns, dim, is_causal, ragged)
-        seconds = {key: _seconds(trial, run) for key, run in executors.items()}
-        _chosen[name] = min(seconds, key=seconds.__getitem__)
+        trial = _trial(request, rows, columns, kind)
+        _chosen[name] = _fastest(trial, executors)
     return _chosen[name]
 
 
-def _trial(
-    request: Request, rows: int, columns: int, dim: int, is_causal: bool, ragged: bool
-) -> Request:
+def _kind(graph: TokenGraph) -> list[str]:
+    """What the faster executor depends on, beside sizes."""
+    ragged = not (graph.queries.uniform and graph.keys.uniform)
+    found = {
+        "causal": graph.rectangle.is_causal,
+        "ragged": ragged,
+        "masked": graph.rectangle.mask is not None and not ragged,
+        # With nothing to share the cost of the calls with.
+        "alone": graph.queries.num_examples == 1,
+    }
+    return [word for word, holds in found.items() if holds]
+
+
+def _trial(request: Request, rows: int, columns: int, kind: list[str]) -> Request:
+    """A request of about `TRIAL_SCORES` scores."""
+    dim = _bucket(request.dim)
     heads = max(2, min(request.heads, TRIAL_SCORES // (rows * columns)))
     examples = min(TRIAL_SCORES // (rows * columns * heads), TRIAL_TOKENS // max(rows, columns))
-    examples = max(1, examples) + ragged
-    queries = _layout(examples, rows, ragged)
-    keys = queries if is_causal else _layout(examples, columns, ragged)
-    graph = TokenGraph(causal() if is_causal else complete(), queries, keys)
+    examples = 1 if "alone" in kind else max(examples, 2 if "ragged" in kind else 1)
+    topology: Topology = causal() if "causal" in kind else complete()
+    if "masked" in kind:
+        topology = topology - self_loops()
+    queries = _layout(examples, rows, "ragged" in kind)
+    keys = queries if "causal" in kind else _layout(examples, columns, "ragged" in kind)
+    graph = TokenGraph(topology, queries, keys)
     return replace(
         request,
         graph=graph,
@@ -81,33 +93,48 @@ def _trial(
 
 
 def _layout(examples: int, length: int, ragged: bool) -> Layout:
-    lengths = torch.full((examples,), length)
-    if ragged:
-        lengths[0] = max(length - 1, 1)
+    """Examples of one length, or of half of it to half as much again."""
+    spread = length // 2 if ragged else 0
+    lengths = torch.linspace(length - spread, length + spread, examples).round().long()
     ptr = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     at = torch.arange(int(ptr[-1])) - torch.repeat_interleave(ptr[:-1], lengths)
     return Layout(ptr, at.unsqueeze(1), lengths, 0, True)
 
 
-def _seconds(trial: Request, run: Executor) -> float:
+def _fastest(trial: Request, executors: Mapping[str, ModuleType]) -> str:
+    """The executor with the least best time, all of them called in turns."""
     sizes = (trial.graph.queries.num_tokens, trial.graph.keys.num_tokens)
     generator = torch.Generator().manual_seed(0)
     query, key, value = (
         torch.randn(size, trial.heads, trial.dim, generator=generator).to(trial.dtype)
         for size in (sizes[0], sizes[1], sizes[1])
     )
-    operands = Operands(*(x.requires_grad_(trial.grad) for x in (query, key, value)))
-    best = float("inf")
+    for executor in executors.values():
+        executor.prepare(trial)
+    inputs = [x.requires_grad_(trial.grad) for x in (query, key, value)]
+    best = dict.fromkeys(executors, float("inf"))
     for _ in range(REPEATS + 1):
-        start = time.perf_counter()
-        with torch.set_grad_enabled(trial.grad):
-            out = run(trial, operands)
-            if trial.grad:
-                torch.autograd.grad(out, operands[:3], torch.ones_like(out))
-        best = min(best, time.perf_counter() - start)
-    return best
+        for name, executor in executors.items():
+            best[name] = min(best[name], _seconds(trial, inputs, executor))
+    return min(best, key=best.__getitem__)
+
+
+def _seconds(trial: Request, inputs: list[Tensor], executor: ModuleType) -> float:
+    start = time.perf_counter()
+    with torch.set_grad_enabled(trial.grad):
+        query, key, value = inputs
+        out = executor.run(trial, Operands(query, key, value))
+        if trial.grad:
+            torch.autograd.grad(out, inputs, torch.ones_like(out))
+    return time.perf_counter() - start
+
+
+def _usual(layout: Layout) -> int:
+    """The length that stands for all where time grows with its square."""
+    return round(float(layout.lengths.double().square().mean().sqrt()))
 
 
 def _bucket(number: int) -> int:
-    """The power of two at or above `number`."""
-    return 1 << max(number - 1, 0).bit_length()
+    """The power of two, or three quarters of one, at or above `number`."""
+    power = 1 << max(number - 1, 0).bit_length()
+    return power * 3 // 4 if power >= 4 and number <= power * 3 // 4 else power

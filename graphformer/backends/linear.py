@@ -67,6 +67,7 @@ def prepare(request: Request) -> None:
 def run(request: Request, operands: Operands) -> Attended:
     """Sums keys times values in float32 or float64, and gives every query its share."""
     graph, dtype = request.graph, operands.value.dtype
+    operands = operands.scaled()
     precise = torch.promote_types(dtype, torch.float32)
     assert operands.query is not None
     assert operands.key is not None

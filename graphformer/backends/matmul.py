@@ -5,83 +5,90 @@ On the CPU, short examples and bfloat16 run several times faster so than through
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from graphformer.backends.request import Operands, Request
-from graphformer.padding import make_slots
+from graphformer.backends.shelves import Order, Shelf, make_order, make_shelves
 
 
-def matmul_attention(request: Request, operands: Operands, mask: Tensor | None) -> Tensor:
+class _Frame(NamedTuple):
+    """What the products know beside query, key and value.
+
+    Attributes:
+        shelves: the examples by length.
+        queries: the order of the queries on them, or None where it is that of the tokens.
+        keys: the order of the keys.
+        num_examples: number of examples.
+        dropout: probability with which a weight is set to zero.
+    """
+
+    shelves: tuple[Shelf, ...]
+    queries: Order | None
+    keys: Order | None
+    num_examples: int
+    dropout: float
+
+
+def prepare(request: Request) -> None:
+    """Makes what a run reads of the graph."""
+    _frame(request)
+
+
+def run(request: Request, operands: Operands) -> Float[Tensor, "query head value_dim"]:
     """softmax(query key^T + mask) value, for scores that are nothing but products."""
-    graph, heads = request.graph, request.heads
-    query, key, value = operands[:3]
+    heads = request.heads
+    query, key, value = operands.scaled()[:3]
+    assert query is not None
+    assert key is not None
     if query.shape[1] != heads:
         query = query.expand(-1, heads, -1)
     if key.shape[1] != heads:
         key = key.repeat_interleave(heads // key.shape[1], 1)
     if value.shape[1] != heads:
         value = value.repeat_interleave(heads // value.shape[1], 1)
-    rectangle = graph.rectangle
-    query_slots = make_slots(graph, "query", heads) or (None, None)
-    key_slots = make_slots(graph, "key", heads) or (None, None)
-    examples = rectangle.pair.query.shape[0]
-    return _Matmul.apply(
-        query,
-        key,
-        value,
-        mask,
-        rectangle.empty,
+    out: Tensor = _Matmul.apply(query, key, value, _frame(request))
+    return out
+
+
+def _frame(request: Request) -> _Frame:
+    return request.graph._make(f"frame:{request.numbers}", lambda: _make_frame(request))
+
+
+def _make_frame(request: Request) -> _Frame:
+    graph, heads = request.graph, request.heads
+    return _Frame(
+        make_shelves(graph, heads, request.dtype, fused=False),
+        make_order(graph, "query", heads, heads),
+        make_order(graph, "key", heads, heads),
+        graph.queries.num_examples,
         request.dropout,
-        examples,
-        *query_slots,
-        *key_slots,
     )
 
 
 class _Matmul(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        empty: Tensor | None,
-        dropout: float,
-        examples: int,
-        query_rows: Tensor | None,
-        query_slots: Tensor | None,
-        key_rows: Tensor | None,
-        key_slots: Tensor | None,
-    ) -> Tensor:
-        heads = query.shape[1]
-        batch = examples * heads
-        query_box = _pad(query, batch, query_rows)
-        key_box = _pad(key, batch, key_rows)
-        value_box = _pad(value, batch, key_rows)
-        scores = torch.bmm(query_box, key_box.transpose(1, 2))
-        # Cast first: sums and products of two dtypes take ten times as long on a CPU.
-        precision = _precision(query.dtype)
-        box = scores.view(examples, heads, *scores.shape[1:]).to(precision)
-        if mask is not None:
-            box.add_(mask.to(precision))
-        weights = torch.softmax(box, -1)
-        if empty is not None:
-            weights.masked_fill_(empty[:, None, :, None], 0.0)
-        weights = weights.view(scores.shape).to(query.dtype)
-        keep = _keep(weights, dropout)
-        used = weights if keep is None else weights * keep
-        out_box = torch.bmm(used, value_box)
-        ctx.save_for_backward(
-            query_box, key_box, value_box, weights, keep, query_slots, key_slots
-        )  # fmt: skip
-        ctx.out_shape = out_box.shape
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, frame: _Frame) -> Tensor:
+        examples, heads = frame.num_examples, query.shape[1]
+        queries = _pad(query, examples, frame.queries)
+        keys = _pad(key, examples, frame.keys)
+        values = _pad(value, examples, frame.keys)
+        out = queries.new_empty(queries.shape[0], value.shape[-1])
+        weights, kept = [], []
+        for shelf in frame.shelves:
+            box = _weigh(_rows(queries, shelf, heads), _columns(keys, shelf, heads), shelf)
+            weights.append(box)
+            if frame.dropout:
+                kept.append(torch.nn.functional.dropout(torch.ones_like(box), frame.dropout))
+                box = box * kept[-1]
+            torch.bmm(box, _columns(values, shelf, heads), out=_rows(out, shelf, heads))
+        ctx.save_for_backward(queries, keys, values, *weights, *kept)
+        ctx.frame = frame
         ctx.shapes = query.shape, key.shape, value.shape
-        ctx.examples = examples
-        return _unpad(out_box, (*query.shape[:-1], value.shape[-1]), query_slots)
+        return _unpad(out, (*query.shape[:-1], value.shape[-1]), examples, frame.queries)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -90,56 +97,81 @@ class _Matmul(torch.autograd.Function):
                 "the dense backend's matrix products have no double backward; write "
                 "attend(..., backend='reference')"
             )
-        query, key, value, weights, keep, query_slots, key_slots = ctx.saved_tensors
-        grad = _pad_with_zeros(grad, ctx.out_shape, query_slots)
-        used = weights if keep is None else weights * keep
-        grad_value = torch.bmm(used.transpose(1, 2), grad)
-        grad_weights = torch.bmm(grad, value.transpose(1, 2))
-        if keep is not None:
-            grad_weights.mul_(keep)
-        precision = _precision(weights.dtype)
-        grad_scores = torch._softmax_backward_data(
-            grad_weights.to(precision), weights.to(precision), -1, precision
-        ).to(weights.dtype)
-        grad_query = torch.bmm(grad_scores, key)
-        grad_key = torch.bmm(grad_scores.transpose(1, 2), query)
+        frame: _Frame = ctx.frame
+        examples, heads = frame.num_examples, grad.shape[1]
+        queries, keys, values, *rest = ctx.saved_tensors
+        weights, kept = rest[: len(frame.shelves)], rest[len(frame.shelves) :]
+        grads = _pad_with_zeros(grad, queries.shape[0], examples, frame.queries)
+        grad_queries, grad_keys, grad_values = map(torch.empty_like, (queries, keys, values))
+        for number, (shelf, box) in enumerate(zip(frame.shelves, weights, strict=True)):
+            above = _rows(grads, shelf, heads)
+            used = box * kept[number] if kept else box
+            torch.bmm(used.transpose(1, 2), above, out=_columns(grad_values, shelf, heads))
+            grad_box = torch.bmm(above, _columns(values, shelf, heads).transpose(1, 2))
+            if kept:
+                grad_box.mul_(kept[number])
+            grad_box = torch._softmax_backward_data(grad_box, box, -1, box.dtype)
+            below = _columns(keys, shelf, heads)
+            torch.bmm(grad_box, below, out=_rows(grad_queries, shelf, heads))
+            above = _rows(queries, shelf, heads)
+            torch.bmm(grad_box.transpose(1, 2), above, out=_columns(grad_keys, shelf, heads))
         query_shape, key_shape, value_shape = ctx.shapes
         return (
-            _unpad(grad_query, query_shape, query_slots),
-            _unpad(grad_key, key_shape, key_slots),
-            _unpad(grad_value, value_shape, key_slots),
-            *[None] * 8,
+            _unpad(grad_queries, query_shape, examples, frame.queries),
+            _unpad(grad_keys, key_shape, examples, frame.keys),
+            _unpad(grad_values, value_shape, examples, frame.keys),
+            None,
         )
 
 
-def _pad(x: Tensor, batch: int, rows: Tensor | None) -> Tensor:
-    """[token, head, dim] as [example * head, slot, dim]."""
-    if rows is not None:
-        return x.reshape(-1, x.shape[-1]).index_select(0, rows).view(batch, -1, x.shape[-1])
-    heads = x.shape[1]
-    return x.reshape(batch // heads, -1, *x.shape[1:]).transpose(1, 2).flatten(0, 1)
+def _weigh(query: Tensor, key: Tensor, shelf: Shelf) -> Tensor:
+    """The weights of a shelf, [example * head, row, column]."""
+    scores = torch.bmm(query, key.transpose(1, 2))
+    box = scores.view(shelf.num_examples, -1, shelf.rows, shelf.columns)
+    if shelf.mask is not None:
+        # Of one dtype: sums of two take ten times as long on a CPU.
+        box.add_(shelf.mask)
+    # In 16 bits too, torch sums and takes exponentials in float32.
+    weights = torch.softmax(box, -1)
+    if shelf.empty is not None:
+        weights.masked_fill_(shelf.empty, 0.0)
+    return weights.view(scores.shape)
 
 
-def _unpad(box: Tensor, shape: torch.Size | tuple[int, ...], slots: Tensor | None) -> Tensor:
-    """[example * head, slot, dim] as [token, head, dim]."""
-    if slots is not None:
-        return box.reshape(-1, shape[-1]).index_select(0, slots).view(shape)
-    return box.unflatten(0, (-1, shape[1])).transpose(1, 2).reshape(shape)
+def _rows(x: Tensor, shelf: Shelf, heads: int) -> Tensor:
+    """The queries of a shelf, [example * head, row, dim], a view."""
+    return _box(x, shelf.first_query * heads, shelf, shelf.rows)
 
 
-def _pad_with_zeros(grad: Tensor, shape: torch.Size, slots: Tensor | None) -> Tensor:
-    if slots is None:
-        return _pad(grad, shape[0], None)
-    box = grad.new_zeros(shape[0] * shape[1], shape[2])
-    return box.index_copy_(0, slots, grad.reshape(-1, shape[2])).view(shape)
+def _columns(x: Tensor, shelf: Shelf, heads: int) -> Tensor:
+    """The keys of a shelf, [example * head, column, dim], a view."""
+    return _box(x, shelf.first_key * heads, shelf, shelf.columns)
 
 
-def _keep(weights: Tensor, dropout: float) -> Tensor | None:
-    """Zero where a weight is dropped, 1 / (1 - dropout) elsewhere."""
-    if not dropout:
-        return None
-    return torch.nn.functional.dropout(torch.ones_like(weights), dropout)
+def _box(x: Tensor, start: int, shelf: Shelf, length: int) -> Tensor:
+    start += shelf.heads.start * length
+    boxes = shelf.num_examples * len(shelf.heads)
+    return x[start : start + boxes * length].view(boxes, length, x.shape[-1])
 
 
-def _precision(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
+def _pad(x: Tensor, examples: int, order: Order | None) -> Tensor:
+    """[token, head, dim] as [slot * head, dim]: example by example, head by head."""
+    if order is not None:
+        return x.reshape(-1, x.shape[-1]).index_select(0, order.rows)
+    return x.unflatten(0, (examples, -1)).transpose(1, 2).reshape(-1, x.shape[-1])
+
+
+def _unpad(
+    x: Tensor, shape: torch.Size | tuple[int, ...], examples: int, order: Order | None
+) -> Tensor:
+    """[slot * head, dim] as [token, head, dim]."""
+    if order is not None:
+        return x.index_select(0, order.slots).view(shape)
+    return x.view(examples, shape[1], -1, shape[2]).transpose(1, 2).reshape(shape)
+
+
+def _pad_with_zeros(grad: Tensor, size: int, examples: int, order: Order | None) -> Tensor:
+    if order is None:
+        return _pad(grad, examples, None)
+    padded = grad.new_zeros(size, grad.shape[-1])
+    return padded.index_copy_(0, order.slots, grad.reshape(-1, grad.shape[-1]))

@@ -131,7 +131,7 @@ def cost(request: Request) -> Cost:
 
 def run(request: Request, operands: Operands) -> Attended:
     """Runs all edges at once, or by chunks of queries."""
-    graph = request.graph
+    graph, operands = request.graph, operands.scaled()
     width = request.heads * max(request.dim, request.value_dim)
     edges_at_once = max(CHUNK_BYTES // (4 * width), 1)
     if torch.compiler.is_compiling() or graph.num_edges <= edges_at_once:

@@ -12,7 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graphformer.graph import Side, TokenGraph
-from graphformer.scores import Bias, BilinearScore, PairwiseScore, Pointwise, Score
+from graphformer.scores import (
+    Bias,
+    BilinearScore,
+    DotProduct,
+    PairwiseScore,
+    Pointwise,
+    Score,
+)
 from graphformer.scores.pointwise import Identity
 from graphformer.scores.score import precise
 
@@ -93,6 +100,12 @@ class Request:
             and self.pointwise.identity
         )
 
+    @cached_property
+    def numbers(self) -> str:
+        """What is computed with, as part of the names of what a graph keeps for it."""
+        dims = f"{self.heads}:{self.kv_heads}:{self.dim}:{self.value_dim}"
+        return f"{dims}:{self.dtype}:{self.grad}:{self.dropout}"
+
     def settle(self) -> None:
         """Derives all of the above: compiled code cannot enter the lock of `cached_property`."""
         for name, member in vars(Request).items():
@@ -109,7 +122,8 @@ class Request:
 class Operands(NamedTuple):
     """The numbers of one attention; terms and edge queries are float32 or float64.
 
-    A head axis of size 1 stands for all heads.
+    A head axis of size 1 stands for all heads. The query is still to be multiplied with `scale`,
+    which a kernel does on the way.
     """
 
     query: Float[Tensor, "query _ width"] | None
@@ -118,6 +132,13 @@ class Operands(NamedTuple):
     query_term: Float[Tensor, "query _"] | None = None
     key_term: Float[Tensor, "key _"] | None = None
     edge_query: Float[Tensor, "query _ edge_dim"] | None = None
+    scale: float = 1.0
+
+    def scaled(self) -> Operands:
+        """The same with nothing left to be multiplied."""
+        if self.scale == 1.0 or self.query is None:
+            return self
+        return self._replace(query=self.query * self.scale, scale=1.0)
 
 
 class Attended(NamedTuple):
@@ -146,6 +167,19 @@ class Cost(NamedTuple):
     flops: float
     bytes: float
     seconds: float
+
+
+def prepare(
+    score: Score, query: Tensor | None, key: Tensor | None, value: Tensor, graph: TokenGraph
+) -> Operands:
+    """What a backend computes with, as the score makes it of query and key."""
+    if type(score.core) is DotProduct and query is not None:
+        return Operands(query, key, value, scale=score.core.factor(query.shape[-1]))
+    query = query if "query" in score.reads else None
+    key = key if "key" in score.reads else None
+    received, query_term, edge_query = prepare_query(score, query, graph.query_side)
+    sent, key_term = prepare_key(score, key, graph.key_side)
+    return Operands(received, sent, value, query_term, key_term, edge_query)
 
 
 def prepare_query(score: Score, query: Tensor | None, side: Side) -> tuple[Tensor | None, ...]:

@@ -22,10 +22,14 @@ class DotProduct(BilinearScore):
         super().__init__()
         self.scale = scale
 
+    def factor(self, dim: int) -> float:
+        """What multiplies the product of a query and a key of this dimension."""
+        return dim**-0.5 if self.scale is None else self.scale
+
     def prepare_query(
         self, query: Float[Tensor, "query head dim"], side: Side
     ) -> Float[Tensor, "query head dim"]:
-        return query * (query.shape[-1] ** -0.5 if self.scale is None else self.scale)
+        return query * self.factor(query.shape[-1])
 
 
 class Cosine(BilinearScore):

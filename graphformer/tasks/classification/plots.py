@@ -22,7 +22,7 @@ def hidden_layer(network: nn.Module, *inputs: Any) -> Float[Tensor, "node width"
     """What enters the last layer, when the network is called with these inputs."""
     entered: list[Tensor] = []
     head = getattr(network, "head", None)
-    last = network.blocks[-1] if head is None else head  # type: ignore[index]
+    last: Any = network.blocks[-1] if head is None else head  # type: ignore[index]
     handle = last.register_forward_pre_hook(lambda _, arguments: entered.append(arguments[0]))
     try:
         with torch.no_grad():

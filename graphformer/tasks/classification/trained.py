@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,7 +89,11 @@ def read_trained(path: Path) -> Trained:
             "that version to predict with it, or train it anew"
         )
     del stored["version"]
-    kinds = {"network": Network, "training": Training, "source": Source.from_text}
+    kinds: dict[str, Callable[..., Any]] = {
+        "network": Network,
+        "training": Training,
+        "source": Source.from_text,
+    }
     return Trained(**stored | {name: make(**stored[name]) for name, make in kinds.items()})
 
 

@@ -1,0 +1,120 @@
+"""Times of several ways to compute one thing, taken in turns, and what the machine can do."""
+
+from __future__ import annotations
+
+import multiprocessing
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+Run = Callable[[], object]
+
+
+class Demand(NamedTuple):
+    """Something measured, and the most that it may be."""
+
+    what: str
+    measured: float
+    limit: float
+    unit: str = "x"
+
+    def __str__(self) -> str:
+        met = "met   " if self.measured <= self.limit else "MISSED"
+        return f"{met} {self.what}: {self.measured:.3g} {self.unit}, at most {self.limit:g}"
+
+
+def seconds(run: Run) -> float:
+    """How long one call took."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def medians(runs: Mapping[str, Run], rounds: int) -> dict[str, float]:
+    """The median seconds of each run, all of them called in turns.
+
+    Whatever else the machine does falls on all of them alike; who comes first changes each round.
+    """
+    names = list(runs)
+    for name in names:
+        runs[name]()
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            found[name].append(seconds(runs[name]))
+    return {name: statistics.median(found[name]) for name in names}
+
+
+def compare(title: str, runs: Mapping[str, Run], rounds: int) -> dict[str, float]:
+    """`medians`, printed with their ratios to the fastest run but the last, which is ours."""
+    print(f"\n{title} (median of {rounds})", flush=True)
+    found = medians(runs, rounds)
+    fastest = min(list(found.values())[:-1])
+    for name, median in found.items():
+        print(f"  {name:<44} {readable(median):>10} {median / fastest:>7.3f}x", flush=True)
+    return found
+
+
+def readable(duration: float) -> str:
+    """Seconds with the unit that suits them."""
+    for factor, unit in ((1, "s"), (1e-3, "ms")):
+        if duration >= factor:
+            return f"{duration / factor:.3g} {unit}"
+    return f"{duration * 1e6:.3g} us"
+
+
+def print_machine() -> None:
+    """Prints the CPU, torch, its threads, and the speed of matrix products and copies."""
+    print(f"{cpu_name()}, {torch.backends.cpu.get_cpu_capability()}", end=", ")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.system()}")
+    size = 2048
+    for dtype in (torch.float32, torch.bfloat16):
+        left, right, out = (torch.rand(size, size).to(dtype) for _ in range(3))
+        taken = medians({"product": lambda a=left, b=right, c=out: torch.mm(a, b, out=c)}, 7)
+        speed = 2 * size**3 / taken["product"] / 1e9
+        print(f"matrix products in {str(dtype).removeprefix('torch.')}: {speed:.0f} GFLOP/s")
+    source, target = torch.zeros(2**26), torch.ones(2**26)
+    taken = medians({"copy": lambda: target.copy_(source)}, 7)
+    print(
+        f"copies: {2 * source.nbytes / taken['copy'] / 1e9:.1f} GB/s read and written", flush=True
+    )
+
+
+def cpu_name() -> str:
+    """The name by which the processor calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def in_fresh_process(function: Callable[..., Any], *arguments: object) -> tuple[Any, int]:
+    """What `function` returns in a process of its own, and the most bytes that process held."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_with_peak, (function, arguments))
+
+
+def _with_peak(function: Callable[..., Any], arguments: tuple[object, ...]) -> tuple[Any, int]:
+    return function(*arguments), peak_bytes()
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held so far."""
+    try:
+        # What `getrusage` says on Linux counts the parent too, if that was larger.
+        status = Path("/proc/self/status").read_text("utf-8")
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    except OSError:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
