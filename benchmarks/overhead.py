@@ -133,7 +133,7 @@ def compilations() -> list[Demand]:
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(attend, fullgraph=True, backend=counter)
     for size in range(10):
-        tokens = sequences([torch.zeros(5 + 3 * size, 1), torch.zeros(9 + size, 1)])
+        tokens = sequences([torch.zeros(9 + 7 * size, 1), torch.zeros(4 + size, 1)])
         graph = complete().bind(tokens)
         flat = [torch.randn(tokens.num_tokens, 4, 32, requires_grad=True) for _ in range(3)]
         plan(graph, heads=4, dim=32, training=True)

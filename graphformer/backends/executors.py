@@ -48,8 +48,9 @@ def choose(request: Request, executors: Mapping[str, ModuleType]) -> str:
         min(_bucket(_usual(layout)), LONGEST_TRIAL) for layout in (graph.queries, graph.keys)
     )
     kind = _kind(graph)
-    name = f"{request.dtype} {rows}x{columns}x{_bucket(request.dim)} {' '.join(kind)}"
-    name += f" forward{' and backward' * request.grad}, {torch.get_num_threads()} threads"
+    passes = "forward and backward" if request.grad else "forward"
+    sizes = f"{request.dtype} {rows}x{columns}x{_bucket(request.dim)}"
+    name = f"{' '.join([sizes, *kind, passes])}, {torch.get_num_threads()} threads"
     if name not in _chosen:
         trial = _trial(request, rows, columns, kind)
         _chosen[name] = _fastest(trial, executors)
