@@ -98,13 +98,13 @@ def call(function: str, numbers: dict[str, Any], tensors: dict[str, Tensor | Non
     status = getattr(library(), f"gf_{function}")(ctypes.byref(attention))
     if status:
         raise MemoryError(
-            f"no memory for the {function} of an attention over {numbers['num_edges']:,} edges with "
-            f"{numbers['heads']} heads; split the batch"
+            f"no memory for the {function} of an attention over {numbers['num_edges']:,} edges "
+            f"with {numbers['heads']} heads; split the batch"
         )
 
 
 def expect_writes(tensor: Tensor) -> Tensor:
-    """`tensor`, whose memory will be written at once: large pages are asked for where it is large."""
+    """`tensor`, which will be written at once: where it is large, so are the pages asked for."""
     size = tensor.numel() * tensor.element_size()
     if size >= 1 << 22:
         library().gf_expect_writes(tensor.data_ptr(), size)

@@ -125,14 +125,12 @@ def _make_outputs(given: Arguments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     num_queries, num_edges = given.ptr.shape[0] - 1, given.index.shape[0]
     heads, device = given.heads, given.ptr.device
 
-    def empty(*size: int, dtype: torch.dtype = given.precision) -> Tensor:
+    def empty(*size: int | torch.SymInt, dtype: torch.dtype = given.precision) -> Tensor:
         return torch.empty(size, dtype=dtype, device=device)
 
-    scores_alone = given.value is None
-    out = empty(0) if scores_alone else empty(
-        num_queries, heads, given.value.shape[2], dtype=given.dtype
-    )  # fmt: skip
-    edge_sum = empty(0)
+    out, edge_sum = empty(0), empty(0)
+    if given.value is not None:
+        out = empty(num_queries, heads, given.value.shape[2], dtype=given.dtype)
     if given.sum_data is not None:
         edge_sum = empty(num_queries, heads, given.sum_data.shape[1])
     weights = empty(num_edges, heads) if given.weighs else empty(0)
