@@ -16,10 +16,10 @@ template <class T> struct Gathered {
 
     const T *row(int64_t n) const { return data + index[n] * stride; }
 
-    // About four kilobytes are under way at a time, in at least two rows.
+    // How many rows are fetched before their turn: what memory needs, and the first cache holds.
     int ahead() const {
-        int64_t rows = 4096 / int64_t(stride * sizeof(T) + 64);
-        return rows < 2 ? 2 : rows > 8 ? 8 : int(rows);
+        int64_t bytes = stride * int64_t(sizeof(T));
+        return bytes <= 512 ? 8 : bytes <= 1024 ? 6 : 4;
     }
     const T *later(int64_t n, int ahead) const { return row(n + ahead < known ? n + ahead : n); }
 };
@@ -74,6 +74,7 @@ inline void dots4(const A *fixed, const Gathered<T> &rows, int64_t num, int64_t 
                   A *z) {
     constexpr int V = 4 * N;
     vec<A, L> q[V];
+#pragma GCC unroll 32
     for (int v = 0; v < V; ++v) q[v] = load<A, L>(fixed + v * L);
     int ahead = rows.ahead();
     for (int64_t n = 0; n < num; ++n) {
@@ -123,13 +124,16 @@ template <class T, class A, int L, int V, int N>
 inline void add_tile(const A *w, int64_t heads, const Gathered<T> &rows, int64_t num,
                      int64_t column, A *sum) {
     vec<A, L> s[V];
+#pragma GCC unroll 32
     for (int v = 0; v < V; ++v) s[v] = load<A, L>(sum + column + v * L);
     int ahead = rows.ahead();
     for (int64_t n = 0; n < num; ++n) {
         const T *row = rows.row(n) + column;
         prefetch(rows.later(n, ahead) + column, V * L * sizeof(T));
-        for (int v = 0; v < V; ++v) s[v] += w[n * heads + v / N] * load<A, L>(row + v * L);
+    #pragma GCC unroll 32
+    for (int v = 0; v < V; ++v) s[v] += w[n * heads + v / N] * load<A, L>(row + v * L);
     }
+#pragma GCC unroll 32
     for (int v = 0; v < V; ++v) store<A, L>(sum + column + v * L, s[v]);
 }
 
