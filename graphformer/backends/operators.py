@@ -34,6 +34,12 @@ class Arguments(NamedTuple):
     float32 elsewhere.
 
     Attributes:
+        ptr: offsets of the edges of each query.
+        key_of: the keys of these edges.
+        order: their numbers in `graph.edge_index`.
+        key_ptr: offsets of the edges of each key.
+        query_of: the queries of these.
+        place: where each of these is among those by query.
         seed: what dropout draws from, an integer in a tensor; None without dropout.
         pointwise: 0 for none, 1 for LeakyReLU, 2 for SoftCap.
         pair: 0 for products, 1 for GATv2's pairwise score, 2 for Bahdanau's.
@@ -54,11 +60,11 @@ class Arguments(NamedTuple):
     pair_weight: Tensor | None
     pair_data: Tensor | None
     ptr: Tensor
-    index: Tensor
+    key_of: Tensor
     order: Tensor
     key_ptr: Tensor
-    key_index: Tensor
-    key_place: Tensor
+    query_of: Tensor
+    place: Tensor
     seed: Tensor | None
     heads: int
     pointwise: int
@@ -105,7 +111,8 @@ def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def _backward(*arguments: Any) -> list[Tensor]:
     given = _contiguous(Arguments(*arguments[:NUM_ARGUMENTS]))
-    outputs, outside = arguments[NUM_ARGUMENTS:-4], arguments[-4:-1]
+    outputs = arguments[NUM_ARGUMENTS:-4]
+    outside = [None if x is None else x.contiguous() for x in arguments[-4:-1]]
     gradients = _make_gradients(given, arguments[-1])
     tensors = _tensors(given)
     for name, tensor in zip(kernels.OUTPUTS, outputs, strict=True):
@@ -113,7 +120,6 @@ def _backward(*arguments: Any) -> list[Tensor]:
     # What is not asked for must not be read as if it had been.
     tensors["edge_sum"] = tensors["edge_sum"] if outside[1] is not None else None
     tensors["weights"] = tensors["weights"] if outside[2] is not None else None
-    outside = [None if x is None else x.contiguous() for x in outside]
     tensors |= dict(zip(("grad_out", "grad_edge_sum", "grad_weights"), outside, strict=True))
     for name, tensor in zip(kernels.GRADIENTS, gradients, strict=True):
         tensors[name] = kernels.expect_writes(tensor) if tensor.numel() else None
@@ -122,7 +128,7 @@ def _backward(*arguments: Any) -> list[Tensor]:
 
 
 def _make_outputs(given: Arguments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    num_queries, num_edges = given.ptr.shape[0] - 1, given.index.shape[0]
+    num_queries, num_edges = given.ptr.shape[0] - 1, given.key_of.shape[0]
     heads, device = given.heads, given.ptr.device
 
     def empty(*size: int | torch.SymInt, dtype: torch.dtype = given.precision) -> Tensor:
@@ -139,23 +145,24 @@ def _make_outputs(given: Arguments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _make_gradients(given: Arguments, wanted: list[bool]) -> list[Tensor]:
-    empty = torch.empty(0, dtype=given.precision, device=given.ptr.device)
+    parts: tuple[Any, ...] = given[:NUM_INPUTS]
     return [
         torch.empty_like(x, memory_format=torch.contiguous_format)
         if x is not None and wants
-        else torch.empty_like(empty)
-        for x, wants in zip(given[:NUM_INPUTS], wanted, strict=True)
+        else torch.empty(0, dtype=given.precision, device=given.ptr.device)
+        for x, wants in zip(parts, wanted, strict=True)
     ]
 
 
 def _contiguous(given: Arguments) -> Arguments:
-    parts = (None if x is None else x.contiguous() for x in given[:NUM_INPUTS])
-    return Arguments(*parts, *given[NUM_INPUTS:])
+    found: dict[str, Any] = dict(zip(kernels.INPUTS, given, strict=False))
+    return given._replace(**{name: x.contiguous() for name, x in found.items() if x is not None})
 
 
 def _tensors(given: Arguments) -> dict[str, Tensor | None]:
     names = (*kernels.INPUTS, *kernels.EDGES)
-    return dict(zip(names, given[: len(names)], strict=True))
+    parts: tuple[Any, ...] = given
+    return dict(zip(names, parts[: len(names)], strict=True))
 
 
 def _numbers(given: Arguments) -> dict[str, Any]:
@@ -163,7 +170,7 @@ def _numbers(given: Arguments) -> dict[str, Any]:
     return {
         "num_queries": given.ptr.shape[0] - 1,
         "num_keys": given.key_ptr.shape[0] - 1,
-        "num_edges": given.index.shape[0],
+        "num_edges": given.key_of.shape[0],
         "heads": given.heads,
         "dim": 0 if product is None else product.shape[2],
         "value_dim": 0 if given.value is None else given.value.shape[2],

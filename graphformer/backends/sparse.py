@@ -14,7 +14,7 @@ from graphformer.backends import kernels
 from graphformer.backends.operators import Arguments, sparse_attention
 from graphformer.backends.request import Attended, Cost, Operands, Request
 from graphformer.graph import TokenGraph
-from graphformer.scores import Bahdanau, GATv2, LeakyReLU, SoftCap
+from graphformer.scores import Bahdanau, GATv2, LeakyReLU, Score, SoftCap
 from graphformer.scores.additive import check_made
 from graphformer.scores.pointwise import Identity
 
@@ -24,7 +24,8 @@ LEAST_SECONDS = 1e-4
 # Of the backward and the forward, in times of the forward.
 PASSES = 3.8
 
-PAIRS = {GATv2: 1, Bahdanau: 2}
+Edges = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+PAIRS: dict[type[Score], int] = {GATv2: 1, Bahdanau: 2}
 
 
 def why_not(request: Request) -> str | None:
@@ -56,29 +57,30 @@ def cost(request: Request) -> Cost:
     moved = edges * (width * request.dtype.itemsize + 8.0 * heads) * passes
     tokens = graph.queries.num_tokens + graph.keys.num_tokens
     held = 4.0 * graph.queries.num_tokens * heads + (8.0 * edges * heads if request.grad else 0)
-    edge_dim = sum(graph.edge_data[n].values.shape[1] for n in request.edge_names)
+    data = (graph.edge_values_of(name).values for name in request.edge_names)
+    edge_dim = sum(values.shape[1] for values in data if values is not None)
     moved += 4.0 * edges * edge_dim * passes + tokens * width * request.dtype.itemsize * passes
     return Cost(flops, held, LEAST_SECONDS + moved / RATE)
 
 
 def prepare(request: Request) -> None:
     """Makes the edges by query and by key, and the pairs that biases look at."""
-    edges = edges_of(request.graph)
-    assert len(edges) == len(kernels.EDGES)
+    edges_of(request.graph)
     if request.score.biases or request.has_function or request.edge_names:
         request.graph.edge_pair(request.heads)
 
 
-def edges_of(graph: TokenGraph) -> tuple[Tensor, ...]:
+def edges_of(graph: TokenGraph) -> Edges:
     """The edges by query, the edges by key, and where each of these is among the former."""
 
-    def make() -> tuple[Tensor, ...]:
+    def make() -> Edges:
         csr, csc = graph.csr, graph.csc
         place = torch.empty_like(csr.order)
         place[csr.order.long()] = torch.arange(place.shape[0], dtype=place.dtype)
         return (*csr, csc.ptr, csc.index, place[csc.order.long()])
 
-    return graph._make("sparse", make)
+    found: Edges = graph._make("sparse", make)
+    return found
 
 
 def run(request: Request, operands: Operands) -> Attended:
@@ -144,8 +146,8 @@ class _Parts:
         sums = normalize != "scores"
         pointwise, constant = (0, 0.0) if self.finished else _pointwise(request)
         pair, pair_weight, pair_data = 0, None, None
-        if request.pairwise:
-            core = request.score.core
+        core = request.score.core
+        if isinstance(core, GATv2 | Bahdanau):
             check_made(core)
             pair, pair_weight = PAIRS[type(core)], core.weight.to(self.precision)
             constant = getattr(core, "slope", 0.0)
@@ -159,7 +161,7 @@ class _Parts:
             self.key_term,
             self.bias,
             self.edge_query,
-            None if self.edge_query is None else self._edge_data(request.score.core.edge_data),
+            None if self.edge_query is None else self._edge_data(core.edge_data),
             self._edge_data(request.edge_sum) if sums else None,
             pair_weight,
             pair_data,
