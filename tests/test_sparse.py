@@ -269,6 +269,8 @@ def test_operators_keep_the_rules_of_torch(normalize: int) -> None:
 
 @needs_kernels
 @pytest.mark.compiled
+# torch's compiler makes an autograd.Function of its own.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("score", ["dot", "gatv2", "t5", "edge dot", "curved", "degree"])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_compiled_attention_is_the_same(score: str, dropout: float) -> None:

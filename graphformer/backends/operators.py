@@ -94,8 +94,20 @@ class Arguments(NamedTuple):
 
 def sparse_attention(arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
     """Sums of values, sums of edge data and weights, differentiable; empty where not wanted."""
-    out, edge_sum, weights, _ = _Attention.apply(*arguments)
+    given: tuple[Any, ...] = arguments
+    if torch.compiler.is_compiling():
+        given = _told_apart(given)
+    out, edge_sum, weights, _ = _Attention.apply(*given)
     return out, edge_sum, weights
+
+
+def _told_apart(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same, but no tensor twice, which the compiler does not take."""
+    found: list[Any] = []
+    for x in given:
+        twice = isinstance(x, Tensor) and any(x is other for other in found)
+        found.append(x.view_as(x) if twice else x)
+    return tuple(found)
 
 
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
