@@ -85,6 +85,11 @@ def edges_of(graph: TokenGraph) -> Edges:
 
 def run(request: Request, operands: Operands) -> Attended:
     """One call of the kernels; two where the score has a function of its own between them."""
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            "the sparse backend does not run under torch.func; write attend(..., "
+            "backend='reference')"
+        )
     graph, precision = request.graph, torch.promote_types(request.dtype, torch.float32)
     bias = None
     for term in request.score.biases:
