@@ -13,12 +13,18 @@ namespace {
 template <class T> struct Slopes {
     using A = precise<T>;
     const Problem<T> &p;
-    A *kept;          // [place][weight, gradient of the score][padded head], or null
+    A *kept;          // [place][weight, gradient of the score][padded head], as far as wanted
     A *from_weights;  // [query, head]: sum of weight times its gradient from outside, or null
     A *weight_parts;  // [unit, head, dim] of the gradient of `pair_weight`, or null
 
     bool has_values() const { return p.a.value != nullptr; }
-    int64_t kept_size() const { return has_values() ? 2 * p.padded : p.padded; }
+    // Whether anything that scores are made of wants its gradient.
+    bool has_slopes() const {
+        return p.a.grad_query || p.a.grad_key || p.a.grad_query_term || p.a.grad_key_term
+            || p.a.grad_bias || p.a.grad_edge_query || p.a.grad_edge_data || p.a.grad_pair_weight
+            || p.a.grad_pair_data;
+    }
+    int64_t kept_size() const { return (has_values() + has_slopes()) * p.padded; }
 };
 
 // Gradients of what belongs to a query: the query, its term, its edge query; and to an edge.
@@ -67,7 +73,7 @@ template <class T> class QueryPass {
                 const A *grad = static_cast<const A *>(a_.grad_edge_sum) + row * heads * a_.sum_dim;
                 p_.transpose(grad, grad_sum_, a_.sum_dim);
             }
-            if (a_.normalize == GF_NONE) return;
+            if (a_.normalize == GF_NONE || !s_.has_slopes()) return;
             widen<A>(static_cast<const T *>(a_.out) + row * size, row_, size);
             for (int64_t h = 0; h < heads; ++h)
                 delta_[h] = inner(grad_out_ + h * dim, row_ + h * dim, dim);
@@ -131,9 +137,11 @@ template <class T> class QueryPass {
             if (reads_scores) scores_.compute(place, num, z_);
             if (a_.normalize == GF_SCORES) {
                 outside_scores(place, num);
-            } else {
+            } else if (s_.has_slopes()) {
                 outside_weights(place, num);
-                through_weights(place, num);
+                through_weights(num);
+            } else {
+                weigh(place, num);
             }
             if (s_.kept) keep(place, num);
             give_to_query(place, num, state);
@@ -174,7 +182,15 @@ template <class T> class QueryPass {
             });
         }
 
-        void through_weights(int64_t, int64_t num) {
+        void weigh(int64_t place, int64_t num) {
+            memcpy(w_, z_, num * p_.padded * sizeof(A));
+            p_.each(w_, num, [&](auto z, int64_t, int64_t at) {
+                return Weights<T>::weight(p_, p_.shaped(z), stat_ + at);
+            });
+            if (a_.dropout) p_.drop(w_, place, num);
+        }
+
+        void through_weights(int64_t num) {
             p_.each(z_, num, [&](auto z, int64_t base, int64_t at) {
                 auto weight = Weights<T>::weight(p_, p_.shaped(z), stat_ + at);
                 auto kept = a_.dropout ? weight * load<A, L>(kept_ + base + at) : weight;
@@ -198,7 +214,7 @@ template <class T> class QueryPass {
                         memcpy(to, w_ + n * padded, padded * sizeof(A));
                         to += padded;
                     }
-                    memcpy(to, z_ + n * padded, padded * sizeof(A));
+                    if (s_.has_slopes()) memcpy(to, z_ + n * padded, padded * sizeof(A));
                 }
             });
         }
@@ -358,6 +374,7 @@ template <class T> class KeyPass {
                         for (int64_t h = 0; h < padded; ++h) w_[n * padded + h] = from[h];
                         from += padded;
                     }
+                    if (!s_.has_slopes()) continue;
                     for (int64_t h = 0; h < padded; ++h) dz_[n * padded + h] = from[h];
                 }
             });

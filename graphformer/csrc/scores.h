@@ -18,6 +18,7 @@ constexpr int64_t CHUNK = 128;
 
 // A number of heads that may be known while compiling.
 template <int N> struct Heads {
+    static constexpr int known = N;
     int64_t given;
     operator int64_t() const { return N ? N : given; }
 };
@@ -79,6 +80,12 @@ template <class T> struct Problem {
     // The number of the edge at a place among those by query.
     int64_t edge(int64_t place) const { return a.order ? a.order[place] : place; }
 
+    // The data of the edge at a place; that of a later one is fetched.
+    const A *data_row(const A *data, int64_t place, int64_t dim) const {
+        prefetch(data + edge(place + 8 < a.num_edges ? place + 8 : place) * dim, int(dim * sizeof(A)));
+        return data + edge(place) * dim;
+    }
+
     // [head] once more for every edge of a period, `missing` where there is no head.
     template <class B> void repeat(const B *row, A *to, A missing = 0) const {
         for (int64_t i = 0; i < period; i += padded)
@@ -107,11 +114,18 @@ template <class T> struct Problem {
     void add_products(A *z, int64_t place, int64_t num, const A *fixed, const A *data,
                       int64_t dim) const {
         for_heads(heads, padded, [&](auto count) {
+            constexpr int N = decltype(count)::known;
             for (int64_t n = 0; n < num; ++n) {
-                const A *x = data + edge(place + n) * dim;
+                const A *x = data_row(data, place + n, dim);
                 A *to = z + n * padded;
-                for (int64_t d = 0; d < dim; ++d)
-                    for (int64_t h = 0; h < count; ++h) to[h] += x[d] * fixed[d * padded + h];
+                if constexpr (N >= 4 && N <= WIDTH<A>) {
+                    vec<A, N> sum = load<A, N>(to);
+                    for (int64_t d = 0; d < dim; ++d) sum += x[d] * load<A, N>(fixed + d * N);
+                    store<A, N>(to, sum);
+                } else {
+                    for (int64_t d = 0; d < dim; ++d)
+                        for (int64_t h = 0; h < count; ++h) to[h] += x[d] * fixed[d * padded + h];
+                }
             }
         });
     }
@@ -119,11 +133,18 @@ template <class T> struct Problem {
     void sum_products(const A *w, int64_t place, int64_t num, A *sum, const A *data,
                       int64_t dim) const {
         for_heads(heads, padded, [&](auto count) {
+            constexpr int N = decltype(count)::known;
             for (int64_t n = 0; n < num; ++n) {
-                const A *x = data + edge(place + n) * dim;
+                const A *x = data_row(data, place + n, dim);
                 const A *weight = w + n * padded;
-                for (int64_t d = 0; d < dim; ++d)
-                    for (int64_t h = 0; h < count; ++h) sum[d * padded + h] += x[d] * weight[h];
+                if constexpr (N >= 4 && N <= WIDTH<A>) {
+                    vec<A, N> more = load<A, N>(weight);
+                    for (int64_t d = 0; d < dim; ++d)
+                        store<A, N>(sum + d * N, load<A, N>(sum + d * N) + x[d] * more);
+                } else {
+                    for (int64_t d = 0; d < dim; ++d)
+                        for (int64_t h = 0; h < count; ++h) sum[d * padded + h] += x[d] * weight[h];
+                }
             }
         });
     }
