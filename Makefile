@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs bench kernels clean
 
 demo: .venv/.all                 ## translate, classify, compare; the report is demo/index.html
 	$(BIN)/graphformer demo --out demo
@@ -21,13 +21,19 @@ lint: .venv/.lint                ## style and types
 docs: .venv/.docs                ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: .venv/.all                ## what the dense path costs over bare torch
+bench: .venv/.all                ## what the dense path costs over bare torch, and sparse over PyG
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/sparse_attention.py
+
+kernels:                         ## the C++ kernels by themselves, under sanitizers
+	cmake -S graphformer/csrc -B build/checks -DGRAPHFORMER_CHECKS=ON
+	cmake --build build/checks --parallel 2
+	build/checks/check_kernels
 
 clean:                           ## back to a fresh clone
 	rm -rf .venv build demo dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
-.venv/.all: pyproject.toml constraints.txt | $(BIN)/python
+.venv/.all: pyproject.toml constraints.txt $(wildcard graphformer/csrc/*) | $(BIN)/python
 	$(INSTALL) -e '.[all,test]'
 	@touch $@
 

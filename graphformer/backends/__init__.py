@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from graphformer.backends import band, dense, linear, reference
+from graphformer.backends import band, dense, linear, reference, sparse
 from graphformer.backends.request import Attended, Cost, Operands, Request
 
-# In the order of preference among equals. `sparse` and `flex` belong between band and reference.
-BACKENDS: tuple[ModuleType, ...] = (dense, band, linear, reference)
+# In the order of preference among equals. `flex` belongs between sparse and reference.
+BACKENDS: tuple[ModuleType, ...] = (dense, band, linear, sparse, reference)
 
 __all__ = ["BACKENDS", "Attended", "Cost", "Operands", "Request", "by_name", "name_of", "pick"]
 

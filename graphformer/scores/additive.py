@@ -41,10 +41,10 @@ class Additive(BilinearScore):
         self.key_weight = nn.Parameter(_glorot(self.heads, dim))
 
     def prepare_query(self, query: Float[Tensor, "query head dim"], side: Side) -> None:
-        _check_made(self)
+        check_made(self)
 
     def prepare_key(self, key: Float[Tensor, "key kv_head dim"], side: Side) -> None:
-        _check_made(self)
+        check_made(self)
 
     def query_term(
         self, query: Float[Tensor, "query head dim"], side: Side
@@ -133,7 +133,7 @@ class Bahdanau(PairwiseScore):
 
 
 def _joined(score: GATv2 | Bahdanau, query: Tensor, key: Tensor, pair: Pair) -> Tensor:
-    _check_made(score)
+    check_made(score)
     joined = query + key
     if score.edge_data is None:
         return joined
@@ -141,7 +141,8 @@ def _joined(score: GATv2 | Bahdanau, query: Tensor, key: Tensor, pair: Pair) -> 
     return joined + edge.unflatten(-1, (score.heads, -1))
 
 
-def _check_made(score: Additive | GATv2 | Bahdanau) -> None:
+def check_made(score: Additive | GATv2 | Bahdanau) -> None:
+    """Raises what to write where the score does not know the dimension of its heads."""
     if score.dim is None:
         name = type(score).__name__
         raise ValueError(

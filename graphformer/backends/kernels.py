@@ -1,0 +1,139 @@
+"""The C++ kernels: where their library is, and how a call reaches it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NAME = "libgraphformer_kernels.so"
+HOW_TO_GET = (
+    "install GCC or Clang, then graphformer again from its source: "
+    "pip install --force-reinstall --no-deps ."
+)
+
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+NORMALIZE = ("softmax", "sum", "none", "scores")
+
+_NUMBERS = (
+    *("num_queries", "num_keys", "num_edges", "heads", "dim", "value_dim", "edge_dim", "sum_dim"),
+    *("bias_heads", "dtype", "pointwise", "pair", "normalize", "threads"),
+)
+EDGES = ("ptr", "index", "order", "key_ptr", "key_index", "key_place")
+INPUTS = (
+    *("query", "key", "value", "query_term", "key_term", "bias", "edge_query", "edge_data"),
+    *("sum_data", "pair_weight", "pair_data"),
+)
+OUTPUTS = ("out", "edge_sum", "weights", "stat")
+_OUTSIDE = ("grad_out", "grad_edge_sum", "grad_weights")
+GRADIENTS = (
+    *("grad_query", "grad_key", "grad_value", "grad_query_term", "grad_key_term", "grad_bias"),
+    *("grad_edge_query", "grad_edge_data", "grad_sum_data", "grad_pair_weight", "grad_pair_data"),
+)
+
+
+class Attention(ctypes.Structure):
+    """`gf_attention` of attention.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in _NUMBERS),
+        ("constant", ctypes.c_double),
+        ("dropout", ctypes.c_double),
+        ("seed", ctypes.c_uint64),
+        *((name, ctypes.c_void_p) for name in (*EDGES, *INPUTS, *OUTPUTS, *_OUTSIDE)),
+        *((name, ctypes.c_void_p) for name in GRADIENTS),
+    )
+
+
+def why_missing() -> str | None:
+    """Why there are no kernels and how to get them, or None where they can be used."""
+    found = _load()
+    return found if isinstance(found, str) else None
+
+
+def library() -> ctypes.CDLL:
+    """The loaded library.
+
+    Raises:
+        RuntimeError: if there is none.
+    """
+    found = _load()
+    if isinstance(found, str):
+        raise RuntimeError(found)
+    return found
+
+
+def instruction_set() -> str | None:
+    """The instruction set in use, such as "avx512", or None without kernels."""
+    found = _load()
+    return None if isinstance(found, str) else found.gf_instruction_set().decode()
+
+
+def use_instruction_set(name: str) -> None:
+    """Runs the kernels of another instruction set from now on, as tests do.
+
+    Raises:
+        ValueError: if the machine does not have it.
+    """
+    if library().gf_use_instruction_set(name.encode()) != 0:
+        raise ValueError(f"this machine has no instruction set {name!r}")
+
+
+def call(function: str, numbers: dict[str, Any], tensors: dict[str, Tensor | None]) -> None:
+    """Runs "forward" or "backward" on contiguous tensors.
+
+    Raises:
+        MemoryError: if there is no memory for what lies between.
+    """
+    attention = Attention(threads=torch.get_num_threads(), **numbers)
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            setattr(attention, name, tensor.data_ptr())
+    status = getattr(library(), f"gf_{function}")(ctypes.byref(attention))
+    if status:
+        raise MemoryError(
+            f"no memory for the {function} of an attention over {numbers['num_edges']:,} edges "
+            f"with {numbers['heads']} heads; split the batch"
+        )
+
+
+def expect_writes(tensor: Tensor) -> Tensor:
+    """`tensor`, which will be written at once: where it is large, so are the pages asked for."""
+    size = tensor.numel() * tensor.element_size()
+    if size >= 1 << 22:
+        library().gf_expect_writes(tensor.data_ptr(), size)
+    return tensor
+
+
+def _path() -> Path:
+    named = os.environ.get("GRAPHFORMER_KERNELS")
+    return Path(named) if named else Path(str(resources.files("graphformer") / "csrc" / NAME))
+
+
+@cache
+def _load() -> ctypes.CDLL | str:
+    path = _path()
+    if not path.is_file():
+        return f"its C++ kernels are not there ({path}): {HOW_TO_GET}"
+    try:
+        found = ctypes.CDLL(str(path))
+        found.gf_attention_size.restype = ctypes.c_int64
+        size = found.gf_attention_size()
+    except (OSError, AttributeError) as error:
+        return f"its C++ kernels cannot be loaded ({error}): {HOW_TO_GET}"
+    if size != ctypes.sizeof(Attention):
+        return f"its C++ kernels ({path}) are of another version: {HOW_TO_GET}"
+    found.gf_instruction_set.restype = ctypes.c_char_p
+    for name in ("gf_has_instruction_set", "gf_use_instruction_set"):
+        getattr(found, name).argtypes = [ctypes.c_char_p]
+    for name in ("gf_forward", "gf_backward"):
+        getattr(found, name).argtypes = [ctypes.POINTER(Attention)]
+    found.gf_expect_writes.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    found.gf_expect_writes.restype = None
+    return found

@@ -1,0 +1,246 @@
+"""The kernels as operators of torch, and what is differentiable of them.
+
+An `autograd.Function` around operators, since `register_autograd` costs about 25 microseconds a
+call.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphformer.backends import kernels
+
+_SETTINGS = "int heads, int pointwise, int pair, int normalize, float constant, float dropout"
+_GIVEN = ", ".join(f"Tensor? {name}" for name in kernels.INPUTS)
+_EDGES = ", ".join(f"Tensor {name}" for name in kernels.EDGES)
+_INPUTS = f"{_GIVEN}, {_EDGES}, Tensor? seed, {_SETTINGS}, bool weighs"
+_OUTPUTS = ", ".join(f"Tensor {name}" for name in kernels.OUTPUTS)
+_OUTSIDE = "Tensor? grad_out, Tensor? grad_edge_sum, Tensor? grad_weights"
+NUM_INPUTS = len(kernels.INPUTS)
+NUM_ARGUMENTS = NUM_INPUTS + len(kernels.EDGES) + 1 + 6 + 1
+
+LIBRARY = torch.library.Library("graphformer", "DEF")
+LIBRARY.define(f"sparse_forward({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)")
+LIBRARY.define(f"sparse_backward({_INPUTS}, {_OUTPUTS}, {_OUTSIDE}, bool[] wanted) -> Tensor[]")
+
+
+class Arguments(NamedTuple):
+    """What both operators are given, in the order of their schema; None where a part is absent.
+
+    Query, key and value have one dtype and all heads. The other numbers are float64 where that is,
+    float32 elsewhere.
+
+    Attributes:
+        ptr: offsets of the edges of each query.
+        key_of: the keys of these edges.
+        order: their numbers in `graph.edge_index`.
+        key_ptr: offsets of the edges of each key.
+        query_of: the queries of these.
+        place: where each of these is among those by query.
+        seed: what dropout draws from, an integer in a tensor; None without dropout.
+        pointwise: 0 for none, 1 for LeakyReLU, 2 for SoftCap.
+        pair: 0 for products, 1 for GATv2's pairwise score, 2 for Bahdanau's.
+        normalize: index in `kernels.NORMALIZE`.
+        constant: slope or cap of the function.
+        weighs: whether weights [edge, head] are wanted; always where only scores are.
+    """
+
+    query: Tensor | None
+    key: Tensor | None
+    value: Tensor | None
+    query_term: Tensor | None
+    key_term: Tensor | None
+    bias: Tensor | None
+    edge_query: Tensor | None
+    edge_data: Tensor | None
+    sum_data: Tensor | None
+    pair_weight: Tensor | None
+    pair_data: Tensor | None
+    ptr: Tensor
+    key_of: Tensor
+    order: Tensor
+    key_ptr: Tensor
+    query_of: Tensor
+    place: Tensor
+    seed: Tensor | None
+    heads: int
+    pointwise: int
+    pair: int
+    normalize: int
+    constant: float
+    dropout: float
+    weighs: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of query, key and value, and of what is summed."""
+        for x in (self.value, self.query, self.key):
+            if x is not None:
+                return x.dtype
+        return self.precision
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of all other numbers."""
+        for x in (self.value, self.query, self.key):
+            if x is not None:
+                return torch.promote_types(x.dtype, torch.float32)
+        parts = (self.query_term, self.key_term, self.bias, self.edge_query)
+        return next((x.dtype for x in parts if x is not None), torch.float32)
+
+
+def sparse_attention(arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of values, sums of edge data and weights, differentiable; empty where not wanted."""
+    given: tuple[Any, ...] = arguments
+    if torch.compiler.is_compiling():
+        given = _told_apart(given)
+    out, edge_sum, weights, _ = _Attention.apply(*given)
+    return out, edge_sum, weights
+
+
+def _told_apart(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same, but no tensor twice, which the compiler does not take."""
+    found: list[Any] = []
+    for x in given:
+        twice = isinstance(x, Tensor) and any(x is other for other in found)
+        found.append(x.view_as(x) if twice else x)
+    return tuple(found)
+
+
+def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    given = _contiguous(Arguments(*arguments))
+    outputs = _make_outputs(given)
+    written = {
+        name: kernels.expect_writes(tensor) if tensor.numel() else None
+        for name, tensor in zip(kernels.OUTPUTS, outputs, strict=True)
+    }
+    kernels.call("forward", _numbers(given), {**_tensors(given), **written})
+    return outputs
+
+
+def _backward(*arguments: Any) -> list[Tensor]:
+    given = _contiguous(Arguments(*arguments[:NUM_ARGUMENTS]))
+    outputs = arguments[NUM_ARGUMENTS:-4]
+    outside = [None if x is None else x.contiguous() for x in arguments[-4:-1]]
+    gradients = _make_gradients(given, arguments[-1])
+    tensors = _tensors(given)
+    for name, tensor in zip(kernels.OUTPUTS, outputs, strict=True):
+        tensors[name] = tensor if tensor.numel() else None
+    # What is not asked for must not be read as if it had been.
+    tensors["edge_sum"] = tensors["edge_sum"] if outside[1] is not None else None
+    tensors["weights"] = tensors["weights"] if outside[2] is not None else None
+    tensors |= dict(zip(("grad_out", "grad_edge_sum", "grad_weights"), outside, strict=True))
+    for name, tensor in zip(kernels.GRADIENTS, gradients, strict=True):
+        tensors[name] = kernels.expect_writes(tensor) if tensor.numel() else None
+    kernels.call("backward", _numbers(given), tensors)
+    return gradients
+
+
+def _make_outputs(given: Arguments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    num_queries, num_edges = given.ptr.shape[0] - 1, given.key_of.shape[0]
+    heads, device = given.heads, given.ptr.device
+
+    def empty(*size: int | torch.SymInt, dtype: torch.dtype = given.precision) -> Tensor:
+        return torch.empty(size, dtype=dtype, device=device)
+
+    out, edge_sum = empty(0), empty(0)
+    if given.value is not None:
+        out = empty(num_queries, heads, given.value.shape[2], dtype=given.dtype)
+    if given.sum_data is not None:
+        edge_sum = empty(num_queries, heads, given.sum_data.shape[1])
+    weights = empty(num_edges, heads) if given.weighs else empty(0)
+    stat = empty(num_queries, heads) if given.normalize < 2 else empty(0)
+    return out, edge_sum, weights, stat
+
+
+def _make_gradients(given: Arguments, wanted: list[bool]) -> list[Tensor]:
+    parts: tuple[Any, ...] = given[:NUM_INPUTS]
+    return [
+        torch.empty_like(x, memory_format=torch.contiguous_format)
+        if x is not None and wants
+        else torch.empty(0, dtype=given.precision, device=given.ptr.device)
+        for x, wants in zip(parts, wanted, strict=True)
+    ]
+
+
+def _contiguous(given: Arguments) -> Arguments:
+    found: dict[str, Any] = dict(zip(kernels.INPUTS, given, strict=False))
+    return given._replace(**{name: x.contiguous() for name, x in found.items() if x is not None})
+
+
+def _tensors(given: Arguments) -> dict[str, Tensor | None]:
+    names = (*kernels.INPUTS, *kernels.EDGES)
+    parts: tuple[Any, ...] = given
+    return dict(zip(names, parts[: len(names)], strict=True))
+
+
+def _numbers(given: Arguments) -> dict[str, Any]:
+    product = given.query if given.query is not None else given.key
+    return {
+        "num_queries": given.ptr.shape[0] - 1,
+        "num_keys": given.key_ptr.shape[0] - 1,
+        "num_edges": given.key_of.shape[0],
+        "heads": given.heads,
+        "dim": 0 if product is None else product.shape[2],
+        "value_dim": 0 if given.value is None else given.value.shape[2],
+        "edge_dim": 0 if given.edge_data is None else given.edge_data.shape[1],
+        "sum_dim": 0 if given.sum_data is None else given.sum_data.shape[1],
+        "bias_heads": 0 if given.bias is None else given.bias.shape[1],
+        "dtype": kernels.DTYPES[given.dtype],
+        "pointwise": given.pointwise,
+        "pair": given.pair,
+        "normalize": given.normalize,
+        "constant": given.constant,
+        "dropout": given.dropout,
+        "seed": 0 if given.seed is None else int(given.seed),
+    }
+
+
+LIBRARY.impl("sparse_forward", _forward, "CPU")
+LIBRARY.impl("sparse_backward", _backward, "CPU")
+
+
+@torch.library.register_fake("graphformer::sparse_forward", lib=LIBRARY)
+def _fake_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _make_outputs(Arguments(*arguments))
+
+
+@torch.library.register_fake("graphformer::sparse_backward", lib=LIBRARY)
+def _fake_backward(*arguments: Any) -> list[Tensor]:
+    return _make_gradients(Arguments(*arguments[:NUM_ARGUMENTS]), arguments[-1])
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        outputs = torch.ops.graphformer.sparse_forward(*arguments)
+        ctx.save_for_backward(*arguments[:-7], *outputs)
+        ctx.settings = arguments[-7:]
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(outputs[3])
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError(
+                "the sparse backend has no double backward; write attend(..., backend='reference')"
+            )
+        saved = ctx.saved_tensors
+        outputs, tensors = saved[-4:], saved[:-4]
+        wanted = list(ctx.needs_input_grad[:NUM_INPUTS])
+        outside = [
+            grad if part.numel() else None for grad, part in zip(grads, outputs, strict=True)
+        ]
+        if outside[0] is None and outputs[0].numel():
+            outside[0] = torch.zeros_like(outputs[0])
+        gradients = torch.ops.graphformer.sparse_backward(
+            *tensors, *ctx.settings, *outputs, *outside[:3], wanted
+        )
+        found = [
+            gradient if wants else None for gradient, wants in zip(gradients, wanted, strict=True)
+        ]
+        return (*found, *[None] * (NUM_ARGUMENTS - NUM_INPUTS))

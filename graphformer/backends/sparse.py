@@ -1,0 +1,201 @@
+"""Sparse attention: fused C++ kernels over the edges, never edges x heads x dim.
+
+A pass over queries and their keys for the outputs; in the backward one more, and one over keys and
+their queries. Work is cut at fixed numbers of edges and added in one order, so that results do
+not depend on threads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from graphformer.backends import kernels
+from graphformer.backends.operators import Arguments, sparse_attention
+from graphformer.backends.request import Attended, Cost, Operands, Request
+from graphformer.graph import TokenGraph
+from graphformer.scores import Bahdanau, GATv2, LeakyReLU, Score, SoftCap
+from graphformer.scores.additive import check_made
+from graphformer.scores.pointwise import Identity
+
+# Bytes of gathered rows in a second, on two CPU cores; seconds that a call takes at least.
+RATE = 1.3e10
+LEAST_SECONDS = 1e-4
+# Of the backward and the forward, in times of the forward.
+PASSES = 3.8
+
+Edges = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+PAIRS: dict[type[Score], int] = {GATv2: 1, Bahdanau: 2}
+
+
+def why_not(request: Request) -> str | None:
+    """All but a user's own pairwise scores, on a CPU, where there are kernels."""
+    graph = request.graph
+    if request.pairwise and type(request.score.core) not in PAIRS:
+        return (
+            f"{request.score.core!r} is a function of its own that would need edges x heads x dim"
+        )
+    if type(request.pointwise) not in (Identity, LeakyReLU, SoftCap):
+        return (
+            f"its kernels know no {request.pointwise!r}: put the function into forward(score, pair)"
+        )
+    if graph.device.type != "cpu":
+        return f"its kernels run on the CPU, the graph is on {graph.device}"
+    if request.dtype not in kernels.DTYPES:
+        return f"its kernels compute in float32, float64 and bfloat16, not in {request.dtype}"
+    if max(graph.num_edges, graph.queries.num_tokens, graph.keys.num_tokens) >= 2**31:
+        return f"its kernels count to 2^31, and there are {graph.num_edges:,} edges"
+    return kernels.why_missing()
+
+
+def cost(request: Request) -> Cost:
+    """The rows of keys and values that edges gather."""
+    graph, passes = request.graph, PASSES if request.grad else 1.0
+    edges, heads = graph.num_edges, request.heads
+    width = heads * (request.dim + request.value_dim)
+    flops = 2.0 * edges * width * passes
+    moved = edges * (width * request.dtype.itemsize + 8.0 * heads) * passes
+    tokens = graph.queries.num_tokens + graph.keys.num_tokens
+    held = 4.0 * graph.queries.num_tokens * heads + (8.0 * edges * heads if request.grad else 0)
+    data = (graph.edge_values_of(name).values for name in request.edge_names)
+    edge_dim = sum(values.shape[1] for values in data if values is not None)
+    moved += 4.0 * edges * edge_dim * passes + tokens * width * request.dtype.itemsize * passes
+    return Cost(flops, held, LEAST_SECONDS + moved / RATE)
+
+
+def prepare(request: Request) -> None:
+    """Makes the edges by query and by key, and the pairs that biases look at."""
+    edges_of(request.graph)
+    if request.score.biases or request.has_function or request.edge_names:
+        request.graph.edge_pair(request.heads)
+
+
+def edges_of(graph: TokenGraph) -> Edges:
+    """The edges by query, the edges by key, and where each of these is among the former."""
+
+    def make() -> Edges:
+        csr, csc = graph.csr, graph.csc
+        place = torch.empty_like(csr.order)
+        place[csr.order.long()] = torch.arange(place.shape[0], dtype=place.dtype)
+        return (*csr, csc.ptr, csc.index, place[csc.order.long()])
+
+    found: Edges = graph._make("sparse", make)
+    return found
+
+
+def run(request: Request, operands: Operands) -> Attended:
+    """One call of the kernels; two where the score has a function of its own between them."""
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            "the sparse backend does not run under torch.func; write attend(..., "
+            "backend='reference')"
+        )
+    graph, precision = request.graph, torch.promote_types(request.dtype, torch.float32)
+    bias = None
+    for term in request.score.biases:
+        more = term(graph.edge_pair(request.heads)).to(precision).expand(graph.num_edges, -1)
+        bias = more if bias is None else bias + more
+    parts = _Parts(request, operands, bias, precision)
+    if request.has_function:
+        scores = parts.scores()
+        bias = request.score.core(scores, graph.edge_pair(request.heads)).to(precision)
+        parts = _Parts(request, Operands(None, None, operands.value), bias, precision)
+    return parts.attend()
+
+
+class _Parts:
+    """The numbers of an attention with all of its heads, or with one where all weigh alike.
+
+    Without query, key and terms the bias is the finished score.
+    """
+
+    def __init__(
+        self, request: Request, operands: Operands, bias: Tensor | None, precision: torch.dtype
+    ) -> None:
+        query, key, value, query_term, key_term, edge_query = operands
+        if query is None or key is None:
+            query = key = None
+        said = (query, key, query_term, key_term, edge_query, bias)
+        alike = not request.pairwise and all(x is None or x.shape[1] == 1 for x in said)
+        self.request, self.precision, self.bias = request, precision, bias
+        self.alike = alike and not request.dropout
+        self.heads = 1 if self.alike else request.heads
+        self.finished = request.has_function and all(x is None for x in said[:-1])
+        self.query, self.key = self._spread(query), self._spread(key)
+        self.value = value.flatten(1).unsqueeze(1) if self.alike else self._spread(value)
+        self.query_term, self.key_term, self.edge_query = (
+            None if x is None else self._spread(x.to(precision))
+            for x in (query_term, key_term, edge_query)
+        )
+
+    def scores(self) -> Tensor:
+        """The scores [edge, head], the pointwise function included."""
+        return sparse_attention(self._arguments("scores", True))[2]
+
+    def attend(self) -> Attended:
+        """The sums, and what else was asked for."""
+        request = self.request
+        arguments = self._arguments(request.normalize, request.return_weights)
+        out, edge_sum, weights = sparse_attention(arguments)
+        if self.alike:
+            out = out.view(out.shape[0], request.kv_heads, request.value_dim)
+            out = out.repeat_interleave(request.heads // request.kv_heads, 1)
+        return Attended(
+            out,
+            self._all_heads(edge_sum) if request.edge_sum is not None else None,
+            self._all_heads(weights) if request.return_weights else None,
+        )
+
+    def _arguments(self, normalize: str, weighs: bool) -> Arguments:
+        request, graph = self.request, self.request.graph
+        sums = normalize != "scores"
+        pointwise, constant = (0, 0.0) if self.finished else _pointwise(request)
+        pair, pair_weight, pair_data = 0, None, None
+        core = request.score.core
+        if isinstance(core, GATv2 | Bahdanau):
+            check_made(core)
+            pair, pair_weight = PAIRS[type(core)], core.weight.to(self.precision)
+            constant = getattr(core, "slope", 0.0)
+            pair_data = self._edge_data(core.edge_data)
+        drops = sums and request.dropout > 0
+        return Arguments(
+            self.query,
+            self.key,
+            self.value if sums else None,
+            self.query_term,
+            self.key_term,
+            self.bias,
+            self.edge_query,
+            None if self.edge_query is None else self._edge_data(core.edge_data),
+            self._edge_data(request.edge_sum) if sums else None,
+            pair_weight,
+            pair_data,
+            *edges_of(graph),
+            torch.randint(2**63 - 1, ()) if drops else None,
+            self.heads,
+            pointwise,
+            pair,
+            kernels.NORMALIZE.index(normalize),
+            constant,
+            request.dropout if drops else 0.0,
+            weighs,
+        )
+
+    def _edge_data(self, name: str | None) -> Tensor | None:
+        return None if name is None else self.request.graph.edge_values(name).to(self.precision)
+
+    def _spread(self, x: Tensor | None) -> Tensor | None:
+        if x is None or x.shape[1] == self.heads:
+            return x
+        return x.repeat_interleave(self.heads // x.shape[1], 1)
+
+    def _all_heads(self, x: Tensor) -> Tensor:
+        x = x.to(self.request.dtype)
+        return x.expand(-1, self.request.heads, *x.shape[2:])
+
+
+def _pointwise(request: Request) -> tuple[int, float]:
+    function = request.pointwise
+    if isinstance(function, LeakyReLU):
+        return 1, function.slope
+    return (2, function.cap) if isinstance(function, SoftCap) else (0, 0.0)

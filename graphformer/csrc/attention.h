@@ -1,0 +1,68 @@
+// The C interface of the kernels: one attention over the edges of a graph, forward and backward.
+#pragma once
+
+#include <stdint.h>
+
+#define GF_API __attribute__((visibility("default")))
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { GF_FLOAT32, GF_FLOAT64, GF_BFLOAT16 };
+enum { GF_IDENTITY, GF_LEAKY_RELU, GF_SOFT_CAP };
+enum { GF_PRODUCT, GF_PAIR_LEAKY_RELU, GF_PAIR_TANH };
+// GF_SCORES stops at the scores: they are written to `weights`, and nothing is summed.
+enum { GF_SOFTMAX, GF_SUM, GF_NONE, GF_SCORES };
+enum { GF_OK, GF_NO_MEMORY, GF_NO_SUCH_SET };
+
+// Query, key and value (and the gradients of them, `out` and `grad_out`) have the element type
+// `dtype`; every other number is double where that is GF_FLOAT64, float elsewhere. All heads of a
+// token stand side by side. What is absent is null. Pointers that start with `grad_` are written
+// by the backward, but for the first three, which it reads.
+typedef struct {
+    int64_t num_queries, num_keys, num_edges;
+    int64_t heads, dim, value_dim, edge_dim, sum_dim, bias_heads;
+    int64_t dtype, pointwise, pair, normalize, threads;
+    double constant;  // slope or cap of the pointwise function; slope of the pairwise one
+    double dropout;
+    uint64_t seed;
+
+    // Edges by query: offsets, keys, and the number of each edge (null where that is its place).
+    const int32_t *ptr, *index, *order;
+    // Edges by key: offsets, queries, and the place of each edge among those by query.
+    const int32_t *key_ptr, *key_index, *key_place;
+
+    const void *query, *key, *value;      // [query, head, dim], [key, head, dim or value_dim]
+    const void *query_term, *key_term;    // [query, head], [key, head]
+    const void *bias;                     // [edge, bias_heads]
+    const void *edge_query, *edge_data;   // [query, head, edge_dim], [edge, edge_dim]
+    const void *sum_data;                 // [edge, sum_dim]
+    const void *pair_weight, *pair_data;  // [head, dim], [edge, head, dim]
+
+    void *out, *edge_sum, *weights;  // [query, head, value_dim or sum_dim], [edge, head]
+    void *stat;                      // [query, head]: log-sum-exp, or the sum that divides
+
+    const void *grad_out, *grad_edge_sum, *grad_weights;
+    void *grad_query, *grad_key, *grad_value, *grad_query_term, *grad_key_term, *grad_bias;
+    void *grad_edge_query, *grad_edge_data, *grad_sum_data, *grad_pair_weight, *grad_pair_data;
+} gf_attention;
+
+// The size of `gf_attention`, by which a caller sees that it speaks of the same fields.
+GF_API int64_t gf_attention_size(void);
+
+// The instruction set in use, and whether the machine has the one named ("avx512", "avx2",
+// "portable"). Another one is chosen by name, for tests; the best there is otherwise.
+GF_API const char *gf_instruction_set(void);
+GF_API int gf_has_instruction_set(const char *name);
+GF_API int gf_use_instruction_set(const char *name);
+
+GF_API int gf_forward(const gf_attention *attention);
+GF_API int gf_backward(const gf_attention *attention);
+
+// Asks for large pages in memory that nobody wrote yet: a fresh tensor costs a fault a page.
+GF_API void gf_expect_writes(void *data, int64_t bytes);
+
+#ifdef __cplusplus
+}
+#endif

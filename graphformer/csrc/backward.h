@@ -1,0 +1,90 @@
+// The backward: a pass over queries and one over keys, each adding in the order of its edges.
+//
+// The first computes the weights again, and keeps for each edge and head its weight and the
+// gradient of its score, which the second reads.
+#pragma once
+
+#include "key_pass.h"
+
+namespace graphformer {
+namespace {
+
+// For each query and head the sum of the weights times their gradients from outside.
+template <class T> class WeightSums {
+  public:
+    using Number = precise<T>;
+    using A = Number;
+    WeightSums(const Problem<T> &p, A *sums) : p_(p), sums_(sums) {}
+    int64_t state_size() const { return p_.heads; }
+    int64_t scratch_size() const { return 16; }
+
+    class Worker {
+      public:
+        Worker(const WeightSums &pass, Arena<A> &) : sums_(pass.sums_), p_(pass.p_) {}
+        void open(int64_t) {}
+        void begin(int64_t) {}
+        void clear(A *state) const { fill(state, A(0), p_.heads); }
+        void join(A *state, const A *part) const {
+            for (int64_t h = 0; h < p_.heads; ++h) state[h] += part[h];
+        }
+        void finish(int64_t row, const A *state) const {
+            memcpy(sums_ + row * p_.heads, state, p_.heads * sizeof(A));
+        }
+        void edges(int64_t, int64_t from, int64_t to, A *state) const {
+            const A *weights = static_cast<const A *>(p_.a.weights);
+            const A *grad = static_cast<const A *>(p_.a.grad_weights);
+            for (int64_t place = from; place < to; ++place)
+                for (int64_t h = 0, at = p_.edge(place) * p_.heads; h < p_.heads; ++h)
+                    state[h] += weights[at + h] * grad[at + h];
+        }
+
+      private:
+        A *sums_;
+        const Problem<T> &p_;
+    };
+
+  private:
+    const Problem<T> &p_;
+    A *sums_;
+};
+
+template <class T> int run_backward(const gf_attention &a, Parallel parallel) {
+    using A = precise<T>;
+    Problem<T> p(a, parallel);
+    Slopes<T> slopes{p, nullptr, nullptr, nullptr};
+    bool keys = a.grad_key || a.grad_key_term || a.grad_value;
+    bool outside = a.grad_weights && a.normalize != GF_SCORES;
+    int64_t units = num_units(a.num_queries, a.num_edges), size = p.heads * p.dim;
+    size_t kept_bytes = keys ? a.num_edges * slopes.kept_size() * sizeof(A) : 0;
+    Memory kept(kept_bytes), sums(outside ? a.num_queries * p.heads * sizeof(A) : 0);
+    Memory parts(a.grad_pair_weight ? units * size * sizeof(A) : 0);
+    if (!kept || !sums || !parts) return GF_NO_MEMORY;
+    if (keys) {
+        gf_expect_writes(kept.get<A>(), int64_t(kept_bytes));
+        slopes.kept = kept.get<A>();
+    }
+    if (a.grad_pair_weight) slopes.weight_parts = parts.get<A>();
+    if (outside) {
+        slopes.from_weights = sums.get<A>();
+        WeightSums<T> pass(p, slopes.from_weights);
+        if (!Rows<WeightSums<T>>::run(pass, a.ptr, a.num_queries, a.num_edges, a.threads, parallel))
+            return GF_NO_MEMORY;
+    }
+    QueryPass<T> queries(slopes);
+    if (!Rows<QueryPass<T>>::run(queries, a.ptr, a.num_queries, a.num_edges, a.threads, parallel))
+        return GF_NO_MEMORY;
+    if (a.grad_pair_weight) {
+        A *sum = static_cast<A *>(a.grad_pair_weight);
+        fill(sum, A(0), size);
+        for (int64_t unit = 0; unit < units; ++unit)
+            for (int64_t i = 0; i < size; ++i) sum[i] += slopes.weight_parts[unit * size + i];
+    }
+    if (!keys) return GF_OK;
+    KeyPass<T> pass(slopes);
+    bool done =
+        Rows<KeyPass<T>>::run(pass, a.key_ptr, a.num_keys, a.num_edges, a.threads, parallel);
+    return done ? GF_OK : GF_NO_MEMORY;
+}
+
+}  // namespace
+}  // namespace graphformer

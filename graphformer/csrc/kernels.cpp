@@ -1,0 +1,27 @@
+// The kernels for one instruction set; this file is compiled once for each, under its name.
+#include "kernels.h"
+
+#include "backward.h"
+
+namespace graphformer {
+
+static int forward(const gf_attention &a, Parallel parallel) {
+    switch (a.dtype) {
+        case GF_FLOAT64: return run_forward<double>(a, parallel);
+        case GF_BFLOAT16: return run_forward<bfloat16>(a, parallel);
+        default: return run_forward<float>(a, parallel);
+    }
+}
+
+static int backward(const gf_attention &a, Parallel parallel) {
+    switch (a.dtype) {
+        case GF_FLOAT64: return run_backward<double>(a, parallel);
+        case GF_BFLOAT16: return run_backward<bfloat16>(a, parallel);
+        default: return run_backward<float>(a, parallel);
+    }
+}
+
+extern const Kernels GRAPHFORMER_KERNELS;
+const Kernels GRAPHFORMER_KERNELS = {forward, backward};
+
+}  // namespace graphformer

@@ -1,0 +1,14 @@
+// What each instruction set provides.
+#pragma once
+
+#include "attention.h"
+#include "units.h"
+
+namespace graphformer {
+
+struct Kernels {
+    int (*forward)(const gf_attention &, Parallel);
+    int (*backward)(const gf_attention &, Parallel);
+};
+
+}  // namespace graphformer

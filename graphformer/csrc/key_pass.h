@@ -1,0 +1,116 @@
+// The pass of the backward over keys: it adds up what the one over queries has kept.
+#pragma once
+
+#include "query_pass.h"
+
+namespace graphformer {
+namespace {
+
+// Gradients of what belongs to a key: the key, its term, its value.
+template <class T> class KeyPass {
+  public:
+    using Number = precise<T>;
+    using A = Number;
+
+    explicit KeyPass(const Slopes<T> &slopes) : s_(slopes), p_(slopes.p) {}
+    int64_t key_size() const { return p_.a.grad_key ? p_.heads * p_.dim : 0; }
+    int64_t value_size() const { return p_.a.grad_value ? p_.heads * p_.value_dim : 0; }
+    int64_t state_size() const { return p_.period + key_size() + value_size(); }
+    int64_t scratch_size() const {
+        Arena<A> arena(nullptr);
+        Worker worker(*this, arena);
+        return arena.used();
+    }
+
+    class Worker {
+      public:
+        Worker(const KeyPass &pass, Arena<A> &arena)
+            : pass_(pass), s_(pass.s_), p_(pass.p_), a_(pass.p_.a), w_(arena.take(p_.chunk_size())),
+              dz_(arena.take(p_.chunk_size())),
+              key_(arena.take(a_.pair != GF_PRODUCT ? p_.heads * p_.dim : 0)),
+              edge_(arena.take(CHUNK)) {}
+
+        void open(int64_t) {}
+        void begin(int64_t row) {
+            int64_t size = p_.heads * p_.dim;
+            if (a_.pair != GF_PRODUCT && a_.grad_key)
+                widen<A>(static_cast<const T *>(a_.key) + row * size, key_, size);
+        }
+        void clear(A *state) const { fill(state, A(0), pass_.state_size()); }
+        void join(A *state, const A *part) const {
+            for (int64_t i = 0; i < pass_.state_size(); ++i) state[i] += part[i];
+        }
+
+        void edges(int64_t, int64_t from, int64_t to, A *state) {
+            for (int64_t place = from; place < to; place += CHUNK)
+                chunk(place, to - place < CHUNK ? to - place : CHUNK, state);
+        }
+
+        void finish(int64_t row, const A *state) const {
+            int64_t heads = p_.heads, size = heads * p_.value_dim;
+            const A *key = state + p_.period, *value = key + pass_.key_size();
+            if (a_.grad_key_term)
+                narrow(state, static_cast<A *>(a_.grad_key_term) + row * heads, heads);
+            if (a_.grad_key)
+                narrow(key, static_cast<T *>(a_.grad_key) + row * heads * p_.dim, heads * p_.dim);
+            if (a_.grad_value) narrow(value, static_cast<T *>(a_.grad_value) + row * size, size);
+        }
+
+      private:
+        Gathered<T> rows(const void *data, int64_t dim, int64_t place) const {
+            return {static_cast<const T *>(data), p_.heads * dim, a_.key_index + place,
+                    a_.num_edges - place};
+        }
+
+        void chunk(int64_t place, int64_t num, A *state) {
+            fetch(place, num);
+            A *key = state + p_.period;
+            if (a_.grad_key_term) p_.sum_heads(dz_, num, state);
+            if (a_.grad_key && a_.pair == GF_PRODUCT)
+                p_.products.add(dz_, rows(a_.query, p_.dim, place), num, p_.heads, p_.padded, p_.dim,
+                                key);
+            if (a_.grad_key && a_.pair != GF_PRODUCT) {
+                int32_t *edge = reinterpret_cast<int32_t *>(edge_);
+                for (int64_t n = 0; n < num; ++n) edge[n] = int32_t(p_.edge(a_.key_place[place + n]));
+                Pairs<T> pairs(a_, p_.padded, edge, 0);
+                pairs.slopes(key_, rows(a_.query, p_.dim, place), num, dz_, key, nullptr, nullptr);
+            }
+            if (a_.grad_value)
+                p_.sums.add(w_, rows(a_.grad_out, p_.value_dim, place), num, p_.heads, p_.padded,
+                            p_.value_dim, key + pass_.key_size());
+        }
+
+        // What the first pass kept of these edges, which lies scattered.
+        void fetch(int64_t place, int64_t num) {
+            constexpr int64_t ahead = 16;
+            int64_t size = s_.kept_size(), left = a_.num_edges - place;
+            const int32_t *where = a_.key_place + place;
+            for_heads(p_.padded, p_.padded, [&](auto padded) {
+                for (int64_t n = 0; n < num; ++n) {
+                    prefetch(s_.kept + where[n + ahead < left ? n + ahead : n] * size,
+                             int(size * sizeof(A)));
+                    const A *from = s_.kept + where[n] * size;
+                    if (s_.has_values()) {
+                        for (int64_t h = 0; h < padded; ++h) w_[n * padded + h] = from[h];
+                        from += padded;
+                    }
+                    if (!s_.has_slopes()) continue;
+                    for (int64_t h = 0; h < padded; ++h) dz_[n * padded + h] = from[h];
+                }
+            });
+        }
+
+        const KeyPass &pass_;
+        const Slopes<T> &s_;
+        const Problem<T> &p_;
+        const gf_attention &a_;
+        A *w_, *dz_, *key_, *edge_;
+    };
+
+  private:
+    const Slopes<T> &s_;
+    const Problem<T> &p_;
+};
+
+}  // namespace
+}  // namespace graphformer

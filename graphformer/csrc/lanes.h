@@ -1,0 +1,127 @@
+// Vectors of a fixed number of lanes, by the vector extension of GCC and Clang.
+//
+// Included by units that are compiled for one instruction set each. Nothing here comes from an
+// inline function of a standard header: the linker may keep one unit's copy for all others.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace graphformer {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int VECTOR_BYTES = 64;
+#elif defined(__AVX2__)
+constexpr int VECTOR_BYTES = 32;
+#else
+constexpr int VECTOR_BYTES = 16;
+#endif
+
+struct bfloat16 {
+    uint16_t bits;
+};
+
+// What numbers of a type are computed in.
+template <class T> struct Precise { using type = T; };
+template <> struct Precise<bfloat16> { using type = float; };
+template <class T> using precise = typename Precise<T>::type;
+
+template <class A> struct Bits;
+template <> struct Bits<float> { using type = uint32_t; };
+template <> struct Bits<double> { using type = uint64_t; };
+
+template <class A, int L> struct Lanes {
+    typedef A type __attribute__((vector_size(sizeof(A) * L)));
+    typedef typename Bits<A>::type bits __attribute__((vector_size(sizeof(A) * L)));
+};
+template <class A, int L> using vec = typename Lanes<A, L>::type;
+template <class A, int L> using bits = typename Lanes<A, L>::bits;
+
+template <class A> constexpr int WIDTH = VECTOR_BYTES / sizeof(A);
+
+template <class A, int L> inline vec<A, L> all(A x) { return x - vec<A, L>{}; }
+
+template <class A, int L> inline vec<A, L> load(const A *data) {
+    vec<A, L> x;
+    __builtin_memcpy(&x, data, sizeof x);
+    return x;
+}
+
+inline float to_precise(float x) { return x; }
+inline double to_precise(double x) { return x; }
+inline float to_precise(bfloat16 x) {
+    uint32_t wide = uint32_t(x.bits) << 16;
+    float y;
+    __builtin_memcpy(&y, &wide, sizeof y);
+    return y;
+}
+
+template <class A, int L> inline vec<A, L> load(const bfloat16 *data) {
+    typedef uint16_t half __attribute__((vector_size(2 * L)));
+    half x;
+    __builtin_memcpy(&x, data, sizeof x);
+    return (vec<float, L>)(__builtin_convertvector(x, bits<float, L>) << 16);
+}
+
+// The first `count` lanes from memory, zero in the others.
+template <class A, int L, class T> inline vec<A, L> load_part(const T *data, int count) {
+    A buffer[L] = {};
+    for (int lane = 0; lane < count; ++lane) buffer[lane] = to_precise(data[lane]);
+    return load<A, L>(buffer);
+}
+
+#if defined(__AVX512F__)
+template <> inline vec<float, 16> load_part<float, 16>(const float *data, int count) {
+    return (vec<float, 16>)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), data);
+}
+template <> inline vec<double, 8> load_part<double, 8>(const double *data, int count) {
+    return (vec<double, 8>)_mm512_maskz_loadu_pd((__mmask8)((1u << count) - 1), data);
+}
+#endif
+
+template <class A, int L> inline void store(A *data, vec<A, L> x) {
+    __builtin_memcpy(data, &x, sizeof x);
+}
+
+template <class A, int L> inline void store(bfloat16 *data, vec<A, L> x) {
+    typedef uint16_t half __attribute__((vector_size(2 * L)));
+    bits<float, L> wide = (bits<float, L>)x;
+    // To the nearest, to even between two; what is not a number stays so.
+    bits<float, L> rounded = (wide + 0x7fff + ((wide >> 16) & 1)) >> 16;
+    bits<float, L> number = (bits<float, L>)(x == x);
+    rounded = (rounded & number) | (((wide >> 16) | 0x40) & ~number);
+    half narrow = __builtin_convertvector(rounded, half);
+    __builtin_memcpy(data, &narrow, sizeof narrow);
+}
+
+template <class T, class A, int L> inline void store_part(T *data, vec<A, L> x, int count) {
+    T buffer[L];
+    store<A, L>(buffer, x);
+    for (int lane = 0; lane < count; ++lane) data[lane] = buffer[lane];
+}
+
+template <class V> inline V larger(V x, V y) { return x > y ? x : y; }
+template <class V> inline V smaller(V x, V y) { return x < y ? x : y; }
+
+inline void prefetch(const void *data, int bytes) {
+    for (int byte = 0; byte < bytes; byte += 64)
+        __builtin_prefetch(static_cast<const char *>(data) + byte);
+}
+
+template <class A, int L> inline A sum_lanes(vec<A, L> x) {
+    if constexpr (L == 1) {
+        return x[0];
+    } else {
+        vec<A, L / 2> halves[2];
+        __builtin_memcpy(halves, &x, sizeof x);
+        return sum_lanes<A, L / 2>(halves[0] + halves[1]);
+    }
+}
+
+}  // namespace
+}  // namespace graphformer

@@ -1,0 +1,390 @@
+"""The fused kernels: every instruction set, dimension and number of threads gives the reference."""
+
+from __future__ import annotations
+
+import multiprocessing
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from cases import assert_close, make_case
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+import graphformer as gf
+from graphformer.backends import kernels, operators
+
+MISSING = kernels.why_missing()
+needs_kernels = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+SETS = ["portable", "avx2", "avx512"]
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 1e-2}
+
+
+@pytest.fixture(params=SETS)
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set that the machine has."""
+    before = kernels.instruction_set()
+    try:
+        kernels.use_instruction_set(request.param)
+    except ValueError as error:
+        pytest.skip(str(error))
+    yield request.param
+    kernels.use_instruction_set(str(before))
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of threads, for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def make_graph(num_queries: int, num_keys: int, num_edges: int, seed: int = 0) -> gf.TokenGraph:
+    """Edges of which a query and a key have a third each, and some tokens none; some twice."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def ends(size: int) -> Tensor:
+        draw = torch.randint(size, (num_edges,), generator=generator)
+        draw[torch.rand(num_edges, generator=generator) < 1 / 3] = size // 2
+        return torch.where(draw % 4 == 3, draw - 1, draw)
+
+    edge_index = torch.stack([ends(num_keys), ends(num_queries)])
+    bond = torch.randn(num_edges, 3, generator=generator, dtype=torch.float64)
+    return gf.TokenGraph.from_edge_index(edge_index, num_queries, num_keys, bond=bond)
+
+
+def results(
+    graph: gf.TokenGraph, operands: list[Tensor], backend: str, **settings: Any
+) -> dict[str, Tensor]:
+    """Output and gradients."""
+    leaves = [x.clone().requires_grad_() for x in operands]
+    attended = gf.attend(*leaves, graph, backend=backend, **settings)
+    generator = torch.Generator().manual_seed(1)
+    outside = torch.randn(attended.shape, generator=generator, dtype=torch.float64)
+    gradients = torch.autograd.grad(attended, leaves, outside.bfloat16().to(attended.dtype))
+    names = ("query", "key", "value")
+    return {"out": attended.detach()} | {
+        f"gradient of {name}": x for name, x in zip(names, gradients, strict=True)
+    }
+
+
+def normal(num_tokens: int, heads: int, dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(num_tokens, heads, dim).to(dtype)
+
+
+@needs_kernels
+@given(
+    dim=st.integers(1, 130),
+    value_dim=st.integers(1, 130),
+    heads=st.integers(1, 20),
+    edges=st.integers(0, 300),
+    dtype=st.sampled_from(list(TOLERANCE)),
+    score=st.sampled_from([gf.DotProduct(), gf.Gaussian(20.0)]),
+)
+def test_sparse_takes_heads_of_any_dimension(
+    dim: int, value_dim: int, heads: int, edges: int, dtype: torch.dtype, score: gf.Score
+) -> None:
+    graph = make_graph(7, 9, edges)
+    operands = [normal(7, heads, dim, dtype), normal(9, heads, dim, dtype)]
+    operands.append(normal(9, heads, value_dim, dtype))
+    exact = [x.double() for x in operands]
+    expected = results(graph, exact, "reference", score=score)
+    assert_close(results(graph, operands, "sparse", score=score), expected, TOLERANCE[dtype])
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("score", ["dot", "edge dot", "gatv2", "bahdanau", "capped", "degree"])
+def test_every_instruction_set_agrees(instruction_set: str, score: str, dtype: torch.dtype) -> None:
+    assert kernels.instruction_set() == instruction_set
+    case = make_case(score, "longformer", "ragged").to(dtype)
+    extras = {"edge_sum": "bond", "return_weights": True}
+    expected = case.to(torch.float64).results(backend="reference", **extras)
+    assert_close(case.results(backend="sparse", **extras), expected, TOLERANCE[dtype])
+
+
+@needs_kernels
+@pytest.mark.parametrize("dim", [8, 16, 32, 64, 128])
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_dimensions_with_code_of_their_own_agree(
+    instruction_set: str, dim: int, dtype: torch.dtype
+) -> None:
+    graph = make_graph(20, 30, 400)
+    for heads in (1, 4, 9):
+        operands = [normal(size, heads, dim, dtype) for size in (20, 30, 30)]
+        expected = results(graph, [x.double() for x in operands], "reference")
+        assert_close(results(graph, operands, "sparse"), expected, TOLERANCE[dtype])
+
+
+@needs_kernels
+def test_hubs_are_joined_from_their_parts(instruction_set: str) -> None:
+    """A query and a key whose edges fill several units of work, with scores that grow."""
+    graph = make_graph(50, 40, 20_000)
+    assert graph.in_degree.max() > 6_000
+    operands = [normal(size, 4, 8, torch.float64) for size in (50, 40, 40)]
+    operands[1] *= torch.arange(40).view(-1, 1, 1) / 4
+    for settings in ({}, {"normalize": "none"}, {"score": gf.Kernel(), "normalize": "sum"}):
+        expected = results(graph, operands, "reference", **settings)
+        assert_close(results(graph, operands, "sparse", **settings), expected, 1e-10)
+
+
+@needs_kernels
+@pytest.mark.parametrize("score", ["dot", "gatv2", "edge dot"])
+def test_results_do_not_depend_on_threads(score: str, threads: Callable[[int], None]) -> None:
+    graph = make_graph(900, 700, 30_000)
+    modules = {"dot": gf.DotProduct(), "gatv2": gf.GATv2(4, 8)}
+    module = modules.get(score) or gf.EdgeDot("bond", torch.nn.Parameter(torch.randn(4, 8, 3)))
+    operands = [normal(size, 4, 8) for size in (900, 700, 700)]
+    found = []
+    for number in (1, 2, 3, 2):
+        threads(number)
+        torch.manual_seed(1)
+        leaves = [x.clone().requires_grad_() for x in operands]
+        out, summed, weights = gf.attend(
+            *leaves, graph, module, dropout=0.2, edge_sum="bond", backend="sparse",
+            return_weights=True,
+        )  # fmt: skip
+        loss = out.square().sum() + summed.sum() + weights.square().sum()
+        named = [*leaves, *module.parameters()]
+        found.append([out, summed, weights, *torch.autograd.grad(loss, named)])
+    for other in found[1:]:
+        for first, second in zip(found[0], other, strict=True):
+            assert torch.equal(first, second)
+
+
+@needs_kernels
+def test_masked_rows_have_no_weights() -> None:
+    """A bias of minus infinity hides a pair; a query that sees nobody gets zero."""
+
+    class Hidden(gf.DotProduct):
+        def forward(self, score: Tensor, pair: gf.layout.Pair) -> Tensor:
+            return score.masked_fill((pair.query == 1) | (pair.key == pair.query), -torch.inf)
+
+    graph = gf.complete().bind(gf.tokens.sequences([torch.zeros(200, 1)]))
+    leaves = [normal(200, 3, 4, torch.float64).requires_grad_() for _ in range(3)]
+    out = gf.attend(*leaves, graph, Hidden(), backend="sparse")
+    assert out[1].count_nonzero() == 0
+    scores = torch.einsum("qhd,khd->hqk", leaves[0], leaves[1]) / 2
+    scores = scores.masked_fill(torch.eye(200, dtype=torch.bool), -torch.inf)
+    expected = torch.einsum("hqk,khd->qhd", scores.softmax(-1), leaves[2])
+    keep = torch.arange(200) != 1
+    torch.testing.assert_close(out[keep], expected[keep])
+    for gradient in torch.autograd.grad(out.sum(), leaves):
+        assert gradient.isfinite().all()
+
+
+# ---- memory ----
+
+MEMORY = """
+import resource, torch
+import graphformer as gf
+graph = gf.TokenGraph.from_edge_index(torch.randint(2000, (2, 300_000)), 2000)
+def step(heads, dim):
+    leaves = [torch.randn(2000, heads, dim, requires_grad=True) for _ in range(3)]
+    gf.attend(*leaves, graph, backend="sparse").sum().backward()
+step(1, 8)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+step(2, 128)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@needs_kernels
+@pytest.mark.skipif(sys.platform != "linux", reason="counts in kilobytes, as Linux does")
+def test_memory_grows_with_tokens_and_edges_apart() -> None:
+    """300,000 edges of 2 heads of 128 would be 300 MB each time they were written out."""
+    run = [sys.executable, "-c", MEMORY]
+    kilobytes = int(subprocess.run(run, capture_output=True, check=True, text=True).stdout)
+    tokens, edges = 2000 * 2 * 128 * 4, 300_000 * 2 * 4
+    assert kilobytes * 1024 < 12 * tokens + 4 * edges + 2**24
+
+
+# ---- processes ----
+
+
+class Attentions(Dataset[Tensor]):
+    """Each item is one attention, on two threads."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.graph = make_graph(300, 300, 9_000)
+        self.operands = [torch.randn(300, 4, 8, generator=generator) for _ in range(3)]
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, item: int) -> Tensor:
+        torch.set_num_threads(2)
+        return results(self.graph, self.operands, "sparse")["gradient of key"]
+
+
+@needs_kernels
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_kernels_run_in_workers(method: str, threads: Callable[[int], None]) -> None:
+    dataset = Attentions()
+    threads(2)
+    expected = dataset[0]
+    loader = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context=method)
+    for found in loader:
+        assert torch.equal(found, expected)
+
+
+# ---- torch ----
+
+
+def arguments(**changes: Any) -> operators.Arguments:
+    """Arguments of the operators, of a small graph."""
+    graph = make_graph(5, 6, 20)
+    given = operators.Arguments(
+        normal(5, 2, 4), normal(6, 2, 4), normal(6, 2, 3), normal(5, 2, 1)[..., 0],
+        normal(6, 2, 1)[..., 0], torch.randn(20, 2), normal(5, 2, 3), torch.randn(20, 3),
+        torch.randn(20, 2), None, None, *gf.backends.sparse.edges_of(graph), torch.tensor(3), 2, 1,
+        0, 0, 0.2, 0.25, True,
+    )  # fmt: skip
+    return given._replace(**changes)
+
+
+@needs_kernels
+@pytest.mark.parametrize("normalize", range(4))
+def test_operators_keep_the_rules_of_torch(normalize: int) -> None:
+    changes: dict[str, Any] = {"normalize": normalize}
+    if kernels.NORMALIZE[normalize] == "scores":
+        changes |= {"value": None, "sum_data": None, "seed": None, "dropout": 0.0}
+    given = arguments(**changes)
+    torch.library.opcheck(torch.ops.graphformer.sparse_forward.default, tuple(given))
+    outputs = torch.ops.graphformer.sparse_forward(*given)
+    outside = [torch.randn_like(part) if part.numel() else None for part in outputs[:3]]
+    wanted = [part is not None for part in given[: operators.NUM_INPUTS]]
+    torch.library.opcheck(
+        torch.ops.graphformer.sparse_backward.default, (*given, *outputs, *outside, wanted)
+    )
+
+
+@needs_kernels
+@pytest.mark.compiled
+# torch's compiler makes an autograd.Function of its own.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("score", ["dot", "gatv2", "t5", "edge dot", "curved", "degree"])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_compiled_attention_is_the_same(score: str, dropout: float) -> None:
+    torch._dynamo.reset()
+    case = make_case(score, "exphormer", "ragged")
+    graph = case.bind()
+
+    def run(*leaves: Tensor) -> tuple[Tensor, ...]:
+        found = gf.attend(
+            leaves[0] if "query" in case.score.reads else None,
+            leaves[1] if "key" in case.score.reads else None,
+            leaves[2], graph, case.score, normalize=case.normalize, edge_sum="bond",
+            backend="sparse", dropout=dropout, return_weights=True,
+        )  # fmt: skip
+        return found.out, found.edge_sum, found.weights
+
+    leaves = [case.tensors[name].clone().requires_grad_() for name in ("query", "key", "value")]
+    if case.score.reads == ():
+        leaves[0] = leaves[0].detach()[:, : case.heads]
+    named = [x for x in leaves if x.requires_grad]
+    expected = run(*leaves)
+    found = torch.compile(run, fullgraph=True)(*leaves)
+    outside = [torch.randn_like(part) for part in expected]
+    both = [
+        torch.autograd.grad(parts, named, outside, allow_unused=True) for parts in (found, expected)
+    ]
+    if dropout:
+        assert (found[2] == 0).any()
+        return
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(both[0], both[1])
+
+
+@needs_kernels
+def test_autocast_keeps_terms_precise() -> None:
+    graph = make_graph(30, 30, 300)
+    operands = [normal(30, 2, 8) for _ in range(3)]
+    rounded = [x.bfloat16().double() for x in operands]
+    score = gf.Gaussian(3.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = gf.attend(*operands, graph, score, backend="sparse")
+    assert out.dtype == torch.bfloat16
+    expected = gf.attend(*rounded, graph, score, backend="reference")
+    assert (out - expected).norm() < 1e-2 * expected.norm()
+
+
+# ---- refusals ----
+
+
+def explained(graph: gf.TokenGraph, **settings: Any) -> str:
+    candidate = gf.explain(graph, **settings).candidates["sparse"]
+    assert isinstance(candidate, str)
+    return candidate
+
+
+def test_without_kernels_it_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAPHFORMER_KERNELS", "/nowhere/kernels.so")
+    kernels._load.cache_clear()
+    try:
+        graph = make_graph(5, 5, 9)
+        assert "pip install" in explained(graph)
+        assert "/nowhere/kernels.so" in explained(graph)
+        assert gf.explain(graph).name == "reference"
+        assert kernels.instruction_set() is None
+        with pytest.raises(ValueError, match=r"the sparse backend cannot run this.*install GCC"):
+            gf.attend(*[normal(5, 2, 4)] * 3, graph, backend="sparse")
+    finally:
+        kernels._load.cache_clear()
+
+
+def test_a_library_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    if MISSING is not None:
+        pytest.skip(MISSING)
+    monkeypatch.setattr(kernels.ctypes, "sizeof", lambda _: 8)
+    kernels._load.cache_clear()
+    try:
+        assert "of another version" in explained(make_graph(5, 5, 9))
+    finally:
+        kernels._load.cache_clear()
+
+
+def test_what_the_kernels_do_not_know_is_refused() -> None:
+    graph = make_graph(5, 5, 9)
+
+    class Distance(gf.PairwiseScore):
+        def forward(self, query: Tensor, key: Tensor, pair: gf.layout.Pair) -> Tensor:
+            return -(query - key).norm(dim=-1)
+
+    assert "edges x heads x dim" in explained(graph, score=Distance())
+    assert "not in torch.float16" in explained(graph, dtype=torch.float16)
+
+
+@needs_kernels
+def test_double_backward_is_refused() -> None:
+    graph = make_graph(5, 5, 9)
+    leaves = [normal(5, 2, 4).requires_grad_() for _ in range(3)]
+    out = gf.attend(*leaves, graph, backend="sparse")
+    with pytest.raises(RuntimeError, match=r"no double backward.*backend='reference'"):
+        torch.autograd.grad(out.sum(), leaves, create_graph=True)
+
+
+@needs_kernels
+def test_transforms_of_functions_are_refused() -> None:
+    graph = make_graph(5, 5, 9)
+    x = normal(5, 2, 4)
+
+    def loss(query: Tensor) -> Tensor:
+        return gf.attend(query, x, x, graph, backend="sparse").sum()
+
+    with pytest.raises(RuntimeError, match=r"torch\.func.*backend='reference'"):
+        torch.func.grad(loss)(x)
+
+
+@needs_kernels
+def test_an_unknown_instruction_set_is_refused() -> None:
+    with pytest.raises(ValueError, match="no instruction set 'sse9'"):
+        kernels.use_instruction_set("sse9")
