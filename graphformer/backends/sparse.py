@@ -112,7 +112,7 @@ class _Parts:
     def __init__(
         self, request: Request, operands: Operands, bias: Tensor | None, precision: torch.dtype
     ) -> None:
-        query, key, value, query_term, key_term, edge_query = operands
+        query, key, value, query_term, key_term, edge_query, _ = operands.scaled()
         if query is None or key is None:
             query = key = None
         said = (query, key, query_term, key_term, edge_query, bias)

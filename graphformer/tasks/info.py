@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 import graphformer
-from graphformer.backends import BACKENDS, name_of
+from graphformer.backends import BACKENDS, kernels, name_of
 from graphformer.tasks.record import cpu_name
 
 # Extras that users install; the others are for work on the package itself.
@@ -30,7 +30,7 @@ class Requirement(NamedTuple):
 
 
 def info() -> None:
-    """Prints versions, device, instruction set, backends, and what is missing and how to get it."""
+    """Prints versions, device, instruction set, kernels, and what is missing and how to get it."""
     print("\n".join([*describe(), *missing(requirements())]))
 
 
@@ -43,6 +43,7 @@ def describe() -> list[str]:
         f"cpu          {cpu_name()}, {threads}",
         f"gpu          {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'}",
         f"backends     {', '.join(map(name_of, BACKENDS))}",
+        f"kernels      {kernels.instruction_set() or f'none: {kernels.why_missing()}'}",
     ]
     found = {name: installed(name) for name, _ in requirements()}
     packages = ", ".join(f"{name} {number}" for name, number in found.items() if number)
