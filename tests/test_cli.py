@@ -142,7 +142,7 @@ def test_a_process_classifies_nodes_and_its_settings_do_it_again(tmp_path: Path)
 def test_info_says_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     information.info()
     shown = capsys.readouterr().out
-    for word in ("graphformer", "python", "torch", "threads", "reference", "kernels", "missing      nothing"):
+    for word in ("python", "torch", "threads", "reference", "kernels", "missing      nothing"):
         assert word in shown
 
 
