@@ -11,17 +11,25 @@ import torch
 from torch import Tensor
 
 from graphformer.backends.request import Operands, Request
+from graphformer.backends.windows import power_of_two
 from graphformer.graph import TokenGraph
 from graphformer.layout import Layout
 from graphformer.scores import DotProduct
 from graphformer.topology import Topology, causal, complete, self_loops
 
-# A trial has about this many scores: enough to rank the two, a few milliseconds long.
-TRIAL_SCORES = 2**20
-# Of very short examples, whose projections outweigh their scores, fewer will do.
-TRIAL_TOKENS = 2**13
-LONGEST_TRIAL = 2048
-REPEATS = 5
+# Tokens of an example in a trial: close together where the two are close.
+LENGTHS = (8, 16, 20, 24, 32, 48, 64, 128, 256, 512)
+# A trial has about this many scores, and of very short examples fewer: about a millisecond.
+TRIAL_SCORES = 2**17
+TRIAL_TOKENS = 2**11
+TRIAL_HEADS = 2
+REPEATS = 4
+# Twice as slow twice over is slower: no need to look again.
+CLEARLY = 2
+# With so many keys for each query, a trial has as few queries.
+FEW_QUERIES = 8
+# From so many bytes of weights on, which products keep for the backward, they are not considered.
+MOST_BYTES = 2**28
 
 _chosen: dict[str, str] = {}
 
@@ -44,50 +52,75 @@ def choose(request: Request, executors: Mapping[str, ModuleType]) -> str:
     graph = request.graph
     if graph.device.type != "cpu":
         return "sdpa"
-    rows, columns = (
-        min(_bucket(_usual(layout)), LONGEST_TRIAL) for layout in (graph.queries, graph.keys)
-    )
+    pairs = graph.queries.lengths * graph.keys.lengths
+    if int(pairs.sum()) * request.heads * request.dtype.itemsize > MOST_BYTES:
+        return "sdpa"
     kind = _kind(graph)
-    passes = "forward and backward" if request.grad else "forward"
-    sizes = f"{request.dtype} {rows}x{columns}x{_bucket(request.dim)}"
-    name = f"{' '.join([sizes, *kind, passes])}, {torch.get_num_threads()} threads"
+    name = _name(request, kind, _usual_length(graph, kind))
     if name not in _chosen:
-        trial = _trial(request, rows, columns, kind)
-        _chosen[name] = _fastest(trial, executors)
+        _measure(request, kind, executors)
     return _chosen[name]
 
 
-def _kind(graph: TokenGraph) -> list[str]:
-    """What the faster executor depends on, beside sizes."""
+def _measure(request: Request, kind: tuple[str, ...], executors: Mapping[str, ModuleType]) -> None:
+    """Ranks the executors at all lengths, and both for ragged examples and for others.
+
+    So what a checkpoint keeps, however early, holds for all batches that are still to come.
+    """
+    common = tuple(word for word in kind if word not in ("masked", "ragged"))
+    kinds = [kind] if "alone" in kind else [(*common, "ragged"), common]
+    if "masked" in kind:
+        kinds.append(kind)
+    for each in kinds:
+        for length in LENGTHS:
+            name = _name(request, each, length)
+            if name not in _chosen:
+                _chosen[name] = _fastest(_trial(request, each, length), executors)
+
+
+def _kind(graph: TokenGraph) -> tuple[str, ...]:
+    """What the faster executor depends on, beside lengths, dimensions and dtype."""
     ragged = not (graph.queries.uniform and graph.keys.uniform)
     found = {
         "causal": graph.rectangle.is_causal,
-        "ragged": ragged,
-        "masked": graph.rectangle.mask is not None and not ragged,
         # With nothing to share the cost of the calls with.
         "alone": graph.queries.num_examples == 1,
+        "with few queries": FEW_QUERIES * graph.queries.max_length <= graph.keys.max_length,
+        "masked": graph.rectangle.mask is not None and not ragged,
+        "ragged": ragged,
     }
-    return [word for word, holds in found.items() if holds]
+    return tuple(word for word, holds in found.items() if holds)
 
 
-def _trial(request: Request, rows: int, columns: int, kind: list[str]) -> Request:
-    """A request of about `TRIAL_SCORES` scores."""
-    dim = _bucket(request.dim)
-    heads = max(2, min(request.heads, TRIAL_SCORES // (rows * columns)))
-    examples = min(TRIAL_SCORES // (rows * columns * heads), TRIAL_TOKENS // max(rows, columns))
-    examples = 1 if "alone" in kind else max(examples, 2 if "ragged" in kind else 1)
+def _name(request: Request, kind: tuple[str, ...], length: int) -> str:
+    passes = "forward and backward" if request.grad else "forward"
+    words = (f"{request.dtype} {length}x{power_of_two(request.dim)}", *kind, passes)
+    return f"{' '.join(words)}, {torch.get_num_threads()} threads"
+
+
+def _usual_length(graph: TokenGraph, kind: tuple[str, ...]) -> int:
+    """The length of `LENGTHS` that is closest to those of the graph, where squares add up."""
+    queries = graph.keys.lengths if "with few queries" in kind else graph.queries.lengths
+    mean = float((queries * graph.keys.lengths).double().mean().sqrt())
+    return min(LENGTHS, key=lambda length: max(length / max(mean, 1), max(mean, 1) / length))
+
+
+def _trial(request: Request, kind: tuple[str, ...], length: int) -> Request:
+    dim = power_of_two(request.dim)
+    rows = max(length // FEW_QUERIES, 1) if "with few queries" in kind else length
+    examples = min(TRIAL_SCORES // (rows * length * TRIAL_HEADS), TRIAL_TOKENS // length)
+    examples = 1 if "alone" in kind else max(examples, 2)
     topology: Topology = causal() if "causal" in kind else complete()
     if "masked" in kind:
         topology = topology - self_loops()
     queries = _layout(examples, rows, "ragged" in kind)
-    keys = queries if "causal" in kind else _layout(examples, columns, "ragged" in kind)
-    graph = TokenGraph(topology, queries, keys)
+    keys = queries if "causal" in kind else _layout(examples, length, "ragged" in kind)
     return replace(
         request,
-        graph=graph,
+        graph=TokenGraph(topology, queries, keys),
         score=DotProduct(),
-        heads=heads,
-        kv_heads=heads,
+        heads=TRIAL_HEADS,
+        kv_heads=TRIAL_HEADS,
         dim=dim,
         value_dim=dim,
     )
@@ -114,9 +147,11 @@ def _fastest(trial: Request, executors: Mapping[str, ModuleType]) -> str:
         executor.prepare(trial)
     inputs = [x.requires_grad_(trial.grad) for x in (query, key, value)]
     best = dict.fromkeys(executors, float("inf"))
-    for _ in range(REPEATS + 1):
+    for turn in range(REPEATS + 1):
         for name, executor in executors.items():
             best[name] = min(best[name], _seconds(trial, inputs, executor))
+        if turn and max(best.values()) > CLEARLY * min(best.values()):
+            break
     return min(best, key=best.__getitem__)
 
 
@@ -128,14 +163,3 @@ def _seconds(trial: Request, inputs: list[Tensor], executor: ModuleType) -> floa
         if trial.grad:
             torch.autograd.grad(out, inputs, torch.ones_like(out))
     return time.perf_counter() - start
-
-
-def _usual(layout: Layout) -> int:
-    """The length that stands for all where time grows with its square."""
-    return round(float(layout.lengths.double().square().mean().sqrt()))
-
-
-def _bucket(number: int) -> int:
-    """The power of two, or three quarters of one, at or above `number`."""
-    power = 1 << max(number - 1, 0).bit_length()
-    return power * 3 // 4 if power >= 4 and number <= power * 3 // 4 else power

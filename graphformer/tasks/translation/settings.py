@@ -139,7 +139,7 @@ def suiting(corpus: Corpus) -> Suiting:
         return Suiting(
             Size(dim=64, heads=2, layers=2, hidden=128, dropout=0.0),
             Course(
-                Budget(minutes=1.5),
+                Budget(minutes=2.0),
                 batch_tokens=2048,
                 learning_rate=4e-3,
                 warmup=0.1,
