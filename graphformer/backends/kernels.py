@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from functools import cache
-from importlib import resources
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,15 @@ def expect_writes(tensor: Tensor) -> Tensor:
 
 def _path() -> Path:
     named = os.environ.get("GRAPHFORMER_KERNELS")
-    return Path(named) if named else Path(str(resources.files("graphformer") / "csrc" / NAME))
+    if named:
+        return Path(named)
+    beside = Path(__file__).parents[1] / "csrc" / NAME
+    try:
+        # An editable install has the sources in one folder and the library in another.
+        installed = Path(str(distribution("graphformer").locate_file(f"graphformer/csrc/{NAME}")))
+    except PackageNotFoundError:
+        return beside
+    return beside if beside.is_file() else installed
 
 
 @cache
