@@ -343,8 +343,15 @@ def test_plans_refuse_what_attend_refuses() -> None:
             ask(GRAPH, gf.GATv2(HEADS, DIM), HEADS, DIM, backend="dense")
 
 
+class OwnPairwise(gf.PairwiseScore):
+    """A function that no kernel knows."""
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor, pair: gf.Pair) -> torch.Tensor:
+        return (query - key).abs().sum(-1)
+
+
 def test_explain_says_why_not() -> None:
-    text = str(gf.explain(GRAPH, gf.GATv2(HEADS, DIM), HEADS, DIM))
+    text = str(gf.explain(GRAPH, OwnPairwise(), HEADS, DIM))
     assert "runs on reference" in text
     assert re.search(r"dense +no: a pairwise score", text)
     assert "a predicate cannot be listed" in str(
@@ -357,7 +364,7 @@ def test_a_large_request_on_reference_warns_with_the_reason(
 ) -> None:
     monkeypatch.setattr("graphformer.planner.LARGE", 10)
     with pytest.warns(UserWarning, match=r"25 edges run on the reference backend.*pairwise"):
-        gf.attend(X, X, X, gf.complete().bind(TOKENS), gf.GATv2(HEADS, DIM))
+        gf.attend(X, X, X, gf.complete().bind(TOKENS), OwnPairwise())
 
 
 def test_drawing_says_how_to_get_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
