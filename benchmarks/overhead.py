@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from graphformer import attend, complete, plan, sequences, window
-from graphformer.backends import executors
+from graphformer.backends import dense
 from graphformer.graph import TokenGraph
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -29,9 +29,6 @@ def main() -> None:
     print_machine()
     demands = [*one_example(), *short_sentences(), *equal_sentences(), *long_window()]
     demands += compilations()
-    print("\nWhich way `attend` went, by a trial of the lengths it was given:")
-    for name, chosen in executors.constants().items():
-        print(f"  {name}: {chosen}")
     print("\nDemands")
     for demand in demands:
         print(f"  {demand}")
@@ -45,12 +42,12 @@ def one_example() -> list[Demand]:
         flat = [torch.randn(length, 8, 64) for _ in range(4)]
         tokens_first = [x.unsqueeze(0).transpose(1, 2) for x in flat]
         heads_first = [x.contiguous() for x in tokens_first]
-        attend_graph = attend_on(graph, flat[0])
         for backward in (False, True):
+            name, attend_graph = attend_on(graph, flat[0], backward)
             runs = {
                 "SDPA, [example, head, token, dim]": pass_of(bare, heads_first, backward),
                 "SDPA, [example, token, head, dim]": pass_of(bare, tokens_first, backward),
-                "attend": pass_of(attend_graph, flat, backward),
+                name: pass_of(attend_graph, flat, backward),
             }
             passes = "forward and backward" if backward else "forward"
             title = f"{length:,} tokens, 8 heads of 64, float32, {passes}"
@@ -87,10 +84,11 @@ def batch(
     demands = []
     for dtype in DTYPES:
         flat = [torch.randn(tokens.num_tokens, heads, dim).to(dtype) for _ in range(4)]
+        name, attend_graph = attend_on(graph, flat[0], True)
         runs = {
             "padded SDPA": pass_of(sdpa, flat, True),
             "padded batched matrix products": pass_of(products, flat, True),
-            "attend": pass_of(attend_on(graph, flat[0]), flat, True),
+            name: pass_of(attend_graph, flat, True),
         }
         title = f"{what} tokens, {heads} heads of {dim}, {str(dtype).removeprefix('torch.')}"
         *peers, ours = compare(f"{title}, forward and backward", runs, rounds).values()
@@ -172,11 +170,16 @@ def padded(lengths: Tensor, attention: Callable[..., Tensor]) -> Attention:
     return run
 
 
-def attend_on(graph: TokenGraph, like: Tensor) -> Attention:
-    """`attend` on a graph that is planned for tensors like this one."""
-    for training in (False, True):
-        plan(graph, heads=like.shape[1], dim=like.shape[2], dtype=like.dtype, training=training)
-    return lambda query, key, value: attend(query, key, value, graph)
+def attend_on(graph: TokenGraph, like: Tensor, training: bool) -> tuple[str, Attention]:
+    """`attend` on a graph that is planned for tensors like this one, and how it goes about it."""
+    heads, dim = like.shape[1:]
+    made = plan(graph, heads=heads, dim=dim, dtype=like.dtype, training=training, backend="dense")
+    way = {"sdpa": "SDPA", "matmul": "batched matrix products"}[dense.chosen_executor(made.request)]
+
+    def run(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attend(query, key, value, graph, backend="dense")
+
+    return f"attend, by {way}", run
 
 
 def pass_of(attention: Attention, given: list[Tensor], backward: bool) -> Callable[[], object]:

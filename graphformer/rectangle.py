@@ -89,6 +89,7 @@ def _slots(layout: Layout) -> tuple[Int[Tensor, "example slot"], Bool[Tensor, "e
     valid = count < layout.ptr.diff().unsqueeze(1)
     ids = layout.ptr[:-1].unsqueeze(1) + count
     # Padding holds the last token of its own example: what is infinite in one spoils no other.
+    # Of an example without tokens it holds another's, and queries without keys are silenced.
     return torch.minimum(ids, (layout.ptr[1:] - 1).clamp(min=0).unsqueeze(1)), valid
 
 

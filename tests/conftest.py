@@ -78,7 +78,8 @@ def quick_trials() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(executors, "TRIAL_SCORES", 2**8)
         patch.setattr(executors, "TRIAL_TOKENS", 2**6)
-        patch.setattr(executors, "REPEATS", 0)
+        patch.setattr(executors, "TURNS", 1)
+        patch.setattr(executors, "LENGTHS", (8, 24))
         yield
 
 

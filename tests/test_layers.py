@@ -281,3 +281,28 @@ def test_block_compiles_whole_and_gives_the_same(score: str, tokens: Tokens) -> 
     eager = block(tokens.x, graph)
     compiled = torch.compile(block, fullgraph=True)
     torch.testing.assert_close(compiled(tokens.x, graph), eager, rtol=1e-4, atol=1e-5)
+
+
+def test_the_first_step_may_be_computed_again_in_the_backward(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is measured to plan it is no part of what the backward expects to see again."""
+    from graphformer.backends import executors
+
+    monkeypatch.setattr(executors, "_chosen", {})
+    block = gf.layers.Block(16, gf.layers.Attention(16, 2), gf.layers.FeedForward(16, 32))
+    block.checkpoint = True
+    x = torch.randn(8, 16, requires_grad=True)
+    graph = gf.complete().bind(sequences([torch.zeros(3, 1), torch.zeros(5, 1)]))
+    block(x, graph).sum().backward()
+    assert executors._chosen
+    assert x.grad is not None
+
+
+def test_what_is_planned_under_inference_mode_trains() -> None:
+    graph = gf.complete().bind(sequences([torch.zeros(3, 1), torch.zeros(5, 1)]))
+    with torch.inference_mode():
+        gf.plan(graph, heads=2, dim=8, training=True)
+    x = torch.randn(8, 2, 8, requires_grad=True)
+    gf.attend(x, x, x, graph).sum().backward()
+    assert x.grad is not None

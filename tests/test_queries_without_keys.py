@@ -95,3 +95,23 @@ def test_weights_that_are_all_dropped_leave_zero(backend: str | None) -> None:
     out = gf.attend(x, x, x, graph, dropout=0.9, backend=backend)
     assert out.eq(0).all(-1).any()
     assert not torch.autograd.grad(out.sum(), x)[0].isnan().any()
+
+
+@pytest.mark.parametrize("biased", [False, True], ids=["plain", "biased"])
+def test_what_is_infinite_reaches_no_query_without_keys(biased: bool, backend: str | None) -> None:
+    score = gf.DotProduct() + gf.ALiBi(2) if biased else gf.DotProduct()
+    graph = (gf.causal() - gf.self_loops()).bind(sequences([torch.zeros(n, 1) for n in (3, 4)]))
+    query, key, value = (torch.randn(7, 2, 4) for _ in range(3))
+    value[1] = torch.inf
+    out = gf.attend(query, key, value, graph, score, backend=backend)
+    assert out[[0, 3]].eq(0).all()
+    assert out[3:].isfinite().all(), "the other example is as it was"
+
+
+def test_an_example_without_keys_sees_nothing_of_another(backend: str | None) -> None:
+    queries, keys = (sequences([torch.zeros(n, 1) for n in sizes]) for sizes in ((3, 2), (3, 0)))
+    value = torch.randn(3, 2, 4)
+    value[2] = torch.nan
+    graph = gf.complete().bind(queries, keys)
+    out = gf.attend(torch.randn(5, 2, 4), torch.randn(3, 2, 4), value, graph, backend=backend)
+    assert out[3:].eq(0).all()

@@ -67,6 +67,12 @@ def prepare(request: Request) -> None:
     request.graph._made[f"executor:{request.numbers}"] = chosen
 
 
+def chosen_executor(request: Request) -> str:
+    """Which executor was chosen when the request was planned: "sdpa" or "matmul"."""
+    chosen: str = request.graph._made[f"executor:{request.numbers}"]
+    return chosen
+
+
 def prepare_compiled(request: Request) -> None:
     """Makes what compiled code reads of the graph: its rectangle."""
     graph = request.graph
@@ -86,7 +92,7 @@ def run(request: Request, operands: Operands) -> Attended:
         if _is_compiled_in_steps(request):
             return _general(request, operands)
         return Attended(fused.attend_rectangle(request, operands))
-    chosen = request.graph._made[f"executor:{request.numbers}"]
+    chosen = chosen_executor(request)
     if torch._C._are_functorch_transforms_active():
         if chosen == "sdpa":
             return Attended(fused.attend_rectangle(request, operands))
@@ -130,7 +136,11 @@ def _general(request: Request, operands: Operands) -> Attended:
     used = weights.expand(size)
     if request.dropout:
         used = F.dropout(used, request.dropout)
-    out = from_rectangle(used.to(value.dtype) @ value, graph)
+    boxes = used.to(value.dtype) @ value
+    if rectangle.empty is not None:
+        # Weights of zero would let infinite values through.
+        boxes = boxes.masked_fill(rectangle.empty[:, None, :, None], 0.0)
+    out = from_rectangle(boxes, graph)
     edge_sum = edge_weights = None
     if request.edge_sum is not None:
         data = rectangle_values(graph, request.edge_sum).to(used.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import ModuleType
 
@@ -18,14 +19,16 @@ from graphformer.scores import DotProduct
 from graphformer.topology import Topology, causal, complete, self_loops
 
 # Tokens of an example in a trial: close together where the two are close.
-LENGTHS = (8, 16, 20, 24, 32, 48, 64, 128, 256, 512)
-# A trial has about this many scores, and of very short examples fewer: about a millisecond.
-TRIAL_SCORES = 2**17
-TRIAL_TOKENS = 2**11
-TRIAL_HEADS = 2
-REPEATS = 4
-# Twice as slow twice over is slower: no need to look again.
-CLEARLY = 2
+LENGTHS = (8, 16, 20, 24, 32, 48, 64, 128, 256, 512, 1024)
+# A trial has about this many scores, and of very short examples fewer: some milliseconds.
+TRIAL_SCORES = 2**18
+TRIAL_TOKENS = 2**12
+TRIAL_HEADS = 4
+# Called in turns at least twice and at most so often, for no longer than this.
+TURNS = 6
+SECONDS = 0.03
+# Products hold their weights in memory: they must be so much faster to be worth it.
+WORTH = 1.1
 # With so many keys for each query, a trial has as few queries.
 FEW_QUERIES = 8
 # From so many bytes of weights on, which products keep for the backward, they are not considered.
@@ -47,10 +50,11 @@ def use_constants(constants: Mapping[str, str]) -> None:
 def choose(request: Request, executors: Mapping[str, ModuleType]) -> str:
     """The name of the executor that ran faster at such lengths, dimensions and dtype.
 
-    On a GPU always "sdpa", whose kernels are fused in every dtype.
+    On a GPU always "sdpa", whose kernels are fused in every dtype; in float16 too, in which the
+    scores of a product of matrices may be too large.
     """
     graph = request.graph
-    if graph.device.type != "cpu":
+    if graph.device.type != "cpu" or request.dtype == torch.float16:
         return "sdpa"
     pairs = graph.queries.lengths * graph.keys.lengths
     if int(pairs.sum()) * request.heads * request.dtype.itemsize > MOST_BYTES:
@@ -58,19 +62,23 @@ def choose(request: Request, executors: Mapping[str, ModuleType]) -> str:
     kind = _kind(graph)
     name = _name(request, kind, _usual_length(graph, kind))
     if name not in _chosen:
-        _measure(request, kind, executors)
+        # In a thread of its own, which what surrounds the caller does not reach: inference mode,
+        # autocast, and the hooks of activation checkpointing, to which the trials would look like
+        # a part of the model that is missing when it is computed again.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(_measure, request, kind, executors).result()
     return _chosen[name]
 
 
 def _measure(request: Request, kind: tuple[str, ...], executors: Mapping[str, ModuleType]) -> None:
-    """Ranks the executors at all lengths, and both for ragged examples and for others.
+    """Ranks the executors at all lengths, and in training for ragged examples and for others.
 
     So what a checkpoint keeps, however early, holds for all batches that are still to come.
     """
     common = tuple(word for word in kind if word not in ("masked", "ragged"))
-    kinds = [kind] if "alone" in kind else [(*common, "ragged"), common]
-    if "masked" in kind:
-        kinds.append(kind)
+    kinds = {kind}
+    if request.grad and "alone" not in kind:
+        kinds |= {common, (*common, "ragged")}
     for each in kinds:
         for length in LENGTHS:
             name = _name(request, each, length)
@@ -136,7 +144,7 @@ def _layout(examples: int, length: int, ragged: bool) -> Layout:
 
 
 def _fastest(trial: Request, executors: Mapping[str, ModuleType]) -> str:
-    """The executor with the least best time, all of them called in turns."""
+    """The executor to use, by the best time of each."""
     sizes = (trial.graph.queries.num_tokens, trial.graph.keys.num_tokens)
     generator = torch.Generator().manual_seed(0)
     query, key, value = (
@@ -147,12 +155,13 @@ def _fastest(trial: Request, executors: Mapping[str, ModuleType]) -> str:
         executor.prepare(trial)
     inputs = [x.requires_grad_(trial.grad) for x in (query, key, value)]
     best = dict.fromkeys(executors, float("inf"))
-    for turn in range(REPEATS + 1):
+    start = time.perf_counter()
+    for turn in range(TURNS):
         for name, executor in executors.items():
             best[name] = min(best[name], _seconds(trial, inputs, executor))
-        if turn and max(best.values()) > CLEARLY * min(best.values()):
+        if turn and time.perf_counter() - start > SECONDS:
             break
-    return min(best, key=best.__getitem__)
+    return "matmul" if WORTH * best["matmul"] < best["sdpa"] else "sdpa"
 
 
 def _seconds(trial: Request, inputs: list[Tensor], executor: ModuleType) -> float:

@@ -85,6 +85,7 @@ class _Matmul(torch.autograd.Function):
                 kept.append(torch.nn.functional.dropout(torch.ones_like(box), frame.dropout))
                 box = box * kept[-1]
             torch.bmm(box, _columns(values, shelf, heads), out=_rows(out, shelf, heads))
+            _silence(_rows(out, shelf, heads), shelf)
         ctx.save_for_backward(queries, keys, values, *weights, *kept)
         ctx.frame = frame
         ctx.shapes = query.shape, key.shape, value.shape
@@ -111,8 +112,10 @@ class _Matmul(torch.autograd.Function):
             if kept:
                 grad_box.mul_(kept[number])
             grad_box = torch._softmax_backward_data(grad_box, box, -1, box.dtype)
+            _silence(grad_box, shelf)
             below = _columns(keys, shelf, heads)
             torch.bmm(grad_box, below, out=_rows(grad_queries, shelf, heads))
+            _silence(_rows(grad_queries, shelf, heads), shelf)
             above = _rows(queries, shelf, heads)
             torch.bmm(grad_box.transpose(1, 2), above, out=_columns(grad_keys, shelf, heads))
         query_shape, key_shape, value_shape = ctx.shapes
@@ -136,6 +139,17 @@ def _weigh(query: Tensor, key: Tensor, shelf: Shelf) -> Tensor:
     if shelf.empty is not None:
         weights.masked_fill_(shelf.empty, 0.0)
     return weights.view(scores.shape)
+
+
+def _silence(box: Tensor, shelf: Shelf) -> None:
+    """Zeros, in place, for queries without keys: weights of zero would let infinite values through.
+
+    Args:
+        box: of a shelf, [example * head, row, ...].
+        shelf: the shelf.
+    """
+    if shelf.empty is not None:
+        box.view(shelf.num_examples, -1, *box.shape[1:]).masked_fill_(shelf.empty, 0.0)
 
 
 def _rows(x: Tensor, shelf: Shelf, heads: int) -> Tensor:

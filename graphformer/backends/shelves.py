@@ -195,5 +195,6 @@ def _tokens(
     count = torch.arange(int(sizes.sum()), device=layout.device)
     token = count + (begin - first).repeat_interleave(sizes)
     # Padding holds the last token of its own example: what is infinite in one spoils no other.
+    # Of an example without tokens it holds another's, and queries without keys are silenced.
     last = (end - 1).clamp(min=0).repeat_interleave(sizes)
     return torch.minimum(token, last), first

@@ -1,0 +1,123 @@
+"""Dense attention on the CPU: examples on shelves by length, on the executor that was faster."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import assert_close, make_case
+
+import graphformer as gf
+from graphformer.backends import Request, dense, executors, shelves
+from graphformer.tokens import sequences
+
+TOPOLOGIES = ["complete", "causal", "longformer", "difference", "nobody"]
+SHAPES = [
+    "uniform", "ragged", "empty examples", "bipartite", "keyless examples", "virtual",
+    "grouped heads", "one key head", "narrow values", "one head", "single tokens",
+]  # fmt: skip
+
+
+def bind(*lengths: int) -> gf.TokenGraph:
+    return gf.complete().bind(sequences([torch.zeros(length, 1) for length in lengths]))
+
+
+def request_on(graph: gf.TokenGraph) -> Request:
+    return gf.explain(graph, heads=2, dim=8, backend="reference").request
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What is measured from here on."""
+    chosen: dict[str, str] = {}
+    monkeypatch.setattr(executors, "_chosen", chosen)
+    return chosen
+
+
+@pytest.mark.parametrize("executor", ["sdpa", "matmul"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("most", [1, 100], ids=["a head each", "a few examples each"])
+def test_many_shelves_agree_with_reference(
+    topology: str, shape: str, executor: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shelves, "LEAST_SCORES", most // 2)
+    monkeypatch.setattr(shelves, "MOST_SCORES", most)
+    monkeypatch.setattr(executors, "choose", lambda *_: executor)
+    case = make_case("dot", topology, shape)
+    assert_close(case.results(backend="dense"), case.results(backend="reference"), 1e-10)
+
+
+def test_shelves_hold_examples_of_about_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelves, "LEAST_SCORES", 150)
+    monkeypatch.setattr(shelves, "MOST_SCORES", 2000)
+    graph = bind(20, 5, 21, 5, 22, 6)
+    found = shelves.make_shelves(graph, 1, torch.float32, fused=False)
+    assert [(shelf.num_examples, shelf.rows) for shelf in found] == [(3, 22), (3, 6)]
+    # Padded to one length it would be 6 x 22 x 22.
+    assert sum(shelf.num_examples * shelf.rows * shelf.columns for shelf in found) == 1560
+
+
+def test_examples_of_one_length_stay_in_their_order() -> None:
+    assert shelves.make_order(bind(7, 7, 7), "query", 2, 2) is None
+
+
+def test_dropout_on_many_shelves_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelves, "LEAST_SCORES", 1)
+    monkeypatch.setattr(shelves, "MOST_SCORES", 64)
+    graph = bind(9, 3, 12, 5)
+    query, key, outside = torch.randn(3, 29, 2, 4, dtype=torch.float64).unbind()
+    value = torch.randn(29, 2, 4, dtype=torch.float64, requires_grad=True)
+    out = gf.attend(query, key, value, graph, dropout=0.5, backend="dense")
+    (gradient,) = torch.autograd.grad(out, value, outside)
+    # Linear in the values: <outside, out> is <gradient, value> if both used the same weights.
+    torch.testing.assert_close((outside * out).sum(), (gradient * value).sum())
+
+
+def test_the_first_plan_measures_all_lengths(measured: dict[str, str]) -> None:
+    """So that a checkpoint, however early, keeps what all later batches are planned with."""
+    settings = {"heads": 2, "dim": 8, "training": True, "backend": "dense"}
+    gf.plan(bind(9, 4, 17), **settings)
+    assert len(measured) == 2 * len(executors.LENGTHS)
+    known = dict(measured)
+    for lengths in ((2, 3), (30, 30, 30), (500, 100), (700, 700)):
+        gf.plan(bind(*lengths), **settings)
+    assert measured == known
+
+
+def test_the_executor_is_the_one_measured_at_the_nearest_length(
+    measured: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "LENGTHS", (8, 20, 64))
+    for lengths in ((9, 4, 17), (9, 9)):
+        gf.plan(bind(*lengths), heads=2, dim=8, backend="dense")
+    for name in measured:
+        measured[name] = "matmul" if " 20x8" in name else "sdpa"
+    assert executors.choose(request_on(bind(20, 21, 19)), {}) == "matmul"
+    assert executors.choose(request_on(bind(30, 30)), {}) == "matmul"
+    assert executors.choose(request_on(bind(60, 58)), {}) == "sdpa"
+
+
+def test_products_must_be_clearly_faster(
+    measured: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = iter([1.0, 0.95] * 100)
+    monkeypatch.setattr(executors, "_seconds", lambda *_: next(taken))
+    gf.plan(bind(9, 4, 17), heads=2, dim=8, training=True, backend="dense")
+    assert set(measured.values()) == {"sdpa"}
+
+
+def test_weights_that_would_fill_memory_are_never_kept(
+    measured: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = bind(100, 90)
+    monkeypatch.setattr(executors, "MOST_BYTES", 4 * 2 * graph.num_edges - 1)
+    assert executors.choose(request_on(graph), {}) == "sdpa"
+    assert not measured
+
+
+def test_each_dtype_on_a_graph_has_its_own_executor(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {torch.float32: "sdpa", torch.bfloat16: "matmul"}
+    monkeypatch.setattr(executors, "choose", lambda request, _: names[request.dtype])
+    graph = bind(6, 4)
+    plans = [gf.plan(graph, heads=2, dim=8, dtype=dtype, backend="dense") for dtype in names]
+    assert [dense.chosen_executor(made.request) for made in plans] == ["sdpa", "matmul"]
