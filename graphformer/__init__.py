@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from graphformer.attend import attend, explain, plan
 from graphformer.backends import Attended
+from graphformer.edge_data import hop_distance
 from graphformer.graph import EdgeValues, Side, TokenGraph
 from graphformer.layout import Layout, Pair
 from graphformer.planner import Plan
@@ -95,6 +96,7 @@ __all__ = [
     "from_networkx",
     "global_tokens",
     "grid",
+    "hop_distance",
     "hops",
     "log_sparse",
     "nearest",

@@ -54,6 +54,7 @@ def attend(
     Raises:
         ValueError: if shapes, dtypes or devices do not fit each other or the graph.
     """
+    _check_kinds(graph, score)
     heads = value.shape[1] if query is None else query.shape[1]
     _check(query, key, value, graph, score, heads)
     asked = (normalize, dropout, edge_sum, backend, return_weights)
@@ -164,6 +165,7 @@ def _plan_one(
     backend: str | None = None,
     return_weights: bool = False,
 ) -> Plan:
+    _check_kinds(graph, score)
     key = (
         score, heads, kv_heads or heads, dim, value_dim or dim, dtype, normalize, dropout,
         edge_sum, backend, return_weights, training,
@@ -186,6 +188,11 @@ def _new_plan(graph: TokenGraph, key: tuple[Any, ...]) -> Plan:
         score, heads, kv_heads, dim, value_dim, dtype, normalize, dropout,
         edge_sum, backend, return_weights, grad,
     ) = key  # fmt: skip
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            "nothing was planned for this graph: torch.func only reads plans; call "
+            "plan(graph, score, ...) before"
+        )
     if normalize not in NORMALIZERS:
         raise ValueError(f"unknown normalize={normalize!r}; known are {', '.join(NORMALIZERS)}")
     if not 0 <= dropout < 1:
@@ -228,11 +235,8 @@ def _check(
     heads: int,
 ) -> None:
     """Raises what is wrong before any work; in the common case a handful of comparisons."""
-    if not isinstance(graph, TokenGraph):
-        raise TypeError(
-            f"attend needs a TokenGraph, it got {type(graph).__name__}; bind a topology to tokens: "
-            "complete().bind(tokens)"
-        )
+    if not value.is_floating_point():
+        raise ValueError(f"value is {value.dtype}; attention needs floating point: value.float()")
     if query is not None:
         _check_operand("query", query, graph.queries.num_tokens, value)
     if key is not None:
@@ -252,6 +256,19 @@ def _check(
             "dimension"
         )
     _check_heads(heads, key, value, score)
+
+
+def _check_kinds(graph: TokenGraph, score: Score) -> None:
+    if not isinstance(graph, TokenGraph):
+        raise TypeError(
+            f"attend needs a TokenGraph, it got {graph!r}; bind a topology to tokens: "
+            "complete().bind(tokens)"
+        )
+    if not isinstance(score, Score):
+        raise TypeError(
+            f"attend needs a score, it got {score!r}; write DotProduct(), or read a text with "
+            "Score.parse(...)"
+        )
 
 
 def _check_operand(name: str, x: Tensor, num_tokens: int, value: Tensor) -> None:
@@ -281,6 +298,8 @@ def _check_heads(heads: int, key: Tensor | None, value: Tensor, score: Score) ->
         raise ValueError(
             f"key has {key.shape[1]} heads, value {value.shape[1]}; project both to as many"
         )
+    if not value.shape[1]:
+        raise ValueError("value has no heads; it must be [token, head, dim] with at least one")
     if heads % value.shape[1]:
         raise ValueError(
             f"{heads} query heads cannot share {value.shape[1]} heads of keys and values evenly; "

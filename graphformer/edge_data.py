@@ -11,6 +11,7 @@ from torch import Tensor
 
 from graphformer.layout import Layout
 from graphformer.topology.edge_list import flat_ids
+from graphformer.topology.paths import count_hops
 
 if TYPE_CHECKING:
     from graphformer.graph import TokenGraph
@@ -36,6 +37,36 @@ class EdgeValues(NamedTuple):
         """The values of edge data that `find` has found to have some."""
         assert self.values is not None
         return self.values
+
+
+def hop_distance(
+    edge_index: Int[Tensor, "2 edge"], largest: int = 8, num_nodes: int | None = None
+) -> EdgeValues:
+    """How many edges lead from each token to each other, as `HopBias` reads it.
+
+    Zero from a token to itself; `largest` where the way is as long or longer; `largest` + 1 where
+    there is none. It lists every pair with a way between them, as a complete graph does.
+
+    Args:
+        edge_index: keys (row 0) and queries (row 1) of the steps.
+        largest: hops from which on they are no longer told apart.
+        num_nodes: tokens of the batch; left out, as many as the edges name.
+
+    Raises:
+        ValueError: if `largest` is below 1, or the edges have another shape or type, or name
+            tokens that there are not.
+
+    Source: Ying et al. 2021, Graphormer (2106.05234), section 3.1.2.
+    """
+    edge_index = check("hops", EdgeValues(edge_index)).edge_index.long()
+    if largest < 1:
+        raise ValueError(f"hop_distance takes a largest distance of at least 1 hop, not {largest}")
+    size = num_nodes
+    if size is None:
+        size = int(edge_index.max()) + 1 if edge_index.numel() else 0
+    check_range(edge_index, size, size)
+    pairs, counts = count_hops(edge_index, size)
+    return EdgeValues(pairs, counts.clamp(max=largest).float(), float(largest + 1))
 
 
 def check(name: str, given: EdgeValues | Tensor) -> EdgeValues:

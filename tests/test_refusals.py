@@ -141,7 +141,7 @@ def test_attend_refuses(name: str) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_a_topology_is_no_graph_yet() -> None:
-    with raises(TypeError, "needs a TokenGraph", "it got Band", "complete().bind(tokens)"):
+    with raises(TypeError, "needs a TokenGraph", "it got complete()", "complete().bind(tokens)"):
         gf.attend(X, X, X, gf.complete())
 
 
@@ -371,3 +371,35 @@ def test_drawing_says_how_to_get_matplotlib(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with raises(ModuleNotFoundError, "matplotlib", "graphformer[plots]"):
         GRAPH.draw()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_attention_refuses_what_is_no_score_and_no_bound_graph() -> None:
+    for wrong in (gf.DotProduct, "DotProduct()"):
+        with raises(TypeError, "attend needs a score, it got", "write DotProduct()"):
+            gf.attend(X, X, X, GRAPH, wrong)
+        with raises(TypeError, "attend needs a score, it got"):
+            gf.explain(GRAPH, wrong, HEADS, DIM)
+    with raises(TypeError, "it got complete(); bind a topology to tokens"):
+        gf.explain(gf.complete(), gf.DotProduct(), HEADS, DIM)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_attention_refuses_numbers_without_fractions_and_no_heads() -> None:
+    with raises(ValueError, "value is torch.int64; attention needs floating point"):
+        gf.attend(X.long(), X.long(), X.long(), GRAPH)
+    with raises(ValueError, "value has no heads"):
+        gf.attend(X[:, :0], X[:, :0], X[:, :0], GRAPH)
+
+
+def test_functional_transforms_read_plans_and_make_none() -> None:
+    graph = gf.complete().bind(TOKENS)
+
+    def loss(query: Tensor) -> Tensor:
+        return gf.attend(query, X, X, graph).sum()
+
+    with raises(RuntimeError, "nothing was planned for this graph: torch.func only reads plans"):
+        torch.func.grad(loss)(X)
+    loss(X.clone().requires_grad_())
+    gf.plan(graph, heads=HEADS, dim=DIM, training=True)
+    assert torch.func.grad(loss)(X).shape == X.shape

@@ -16,6 +16,7 @@ from layouts import (
     same_parity,
 )
 
+from graphformer.edge_data import hop_distance
 from graphformer.layout import Layout
 from graphformer.topology import (
     Topology,
@@ -198,3 +199,26 @@ def test_named_edges_are_those_the_batch_brings() -> None:
     assert (1, 0) in listed(resolved, tokens, tokens)
     assert repr(resolved) == repr(topology)
     assert resolved.resolve(tokens, tokens, {}) is resolved
+
+
+@given(size=st.integers(1, 12), largest=st.integers(1, 4), seed=st.integers(0, 99))
+def test_hop_distances_agree_with_shortest_paths(size: int, largest: int, seed: int) -> None:
+    drawn = networkx.gnp_random_graph(size, 0.2, seed=seed, directed=True)
+    edge_index = torch.tensor(list(drawn.edges), dtype=torch.int64).reshape(-1, 2).T
+    found = hop_distance(edge_index, largest, size)
+    lengths = dict(networkx.all_pairs_shortest_path_length(drawn))
+    expected = torch.full((size, size), float(largest + 1))
+    for key, reached in lengths.items():
+        for query, count in reached.items():
+            expected[key, query] = min(count, largest)
+    table = torch.full((size, size), float(found.missing))
+    table[found.edge_index[0], found.edge_index[1]] = found.values
+    assert torch.equal(table, expected)
+
+
+def test_hop_distances_refuse() -> None:
+    edge_index = torch.tensor([[0], [3]])
+    with pytest.raises(ValueError, match="at least 1 hop, not 0"):
+        hop_distance(edge_index, largest=0)
+    with pytest.raises(ValueError, match="holds the query 3, but there are 2 query tokens"):
+        hop_distance(edge_index, num_nodes=2)

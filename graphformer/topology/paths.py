@@ -65,21 +65,32 @@ def within_hops(
     edge_index: Int[Tensor, "2 edge"], num_tokens: int, largest: int
 ) -> Int[Tensor, "2 pair"]:
     """Pairs (key, query) of different tokens, at most `largest` edges apart, by ascending query."""
+    pairs, counts = count_hops(edge_index, num_tokens, largest)
+    return pairs[:, counts > 0]
+
+
+def count_hops(
+    edge_index: Int[Tensor, "2 edge"], num_tokens: int, largest: int | None = None
+) -> tuple[Int[Tensor, "2 pair"], Int[Tensor, "pair"]]:
+    """Pairs (key, query) with a way between them, by ascending query, and its number of edges.
+
+    Of a token and itself it is 0; ways longer than `largest` are left out.
+    """
     key, query = edge_index.cpu().numpy()
     shape = (num_tokens, num_tokens)
     step = csr_array((np.ones(key.shape[0], dtype=bool), (query, key)), shape=shape)
     reached = csr_array(([True] * num_tokens, (range(num_tokens), range(num_tokens))), shape=shape)
-    own = reached
-    frontier = reached
-    for _ in range(largest):
-        frontier = _without(frontier @ step, reached)
-        if not frontier.nnz:
-            break
-        reached = reached + frontier
-    pairs = _without(reached, own).tocoo()
-    found = np.stack([pairs.coords[1], pairs.coords[0]]).astype(np.int64)
-    found = found[:, np.lexsort(found)]
-    return torch.from_numpy(found).to(edge_index.device)
+    # Pairs that are one edge further apart at each turn.
+    rings = [reached]
+    while rings[-1].nnz and (largest is None or len(rings) <= largest):
+        rings.append(_without(rings[-1] @ step, reached))
+        reached = reached + rings[-1]
+    ends = [np.stack(ring.tocoo().coords[::-1]) for ring in rings]
+    found = np.concatenate(ends, axis=1).astype(np.int64)
+    counts = np.repeat(np.arange(len(rings)), [ring.nnz for ring in rings])
+    order = np.lexsort(found)
+    pairs, hop_counts = torch.from_numpy(found[:, order]), torch.from_numpy(counts[order])
+    return pairs.to(edge_index.device), hop_counts.to(edge_index.device)
 
 
 def _without(matrix: csr_array, other: csr_array) -> csr_array:
