@@ -273,3 +273,10 @@ def test_sizes_that_do_not_fit_into_memory_are_refused(
 def test_an_unknown_accelerator_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown accelerator 'tpu'; known are auto, cpu, gpu"):
         compare(Job(tmp_path, accelerator="tpu"), SIZES, GRAPHS, TIMING)
+
+
+def test_a_comparison_is_not_overwritten(finished: Finished) -> None:
+    before = (finished.out / "results.csv").read_bytes()
+    with pytest.raises(ValueError, match=r"results\.csv is there already: write --resume"):
+        compare(Job(finished.out, accelerator="cpu"), Sizes(lengths=[8]), Graphs(), TIMING)
+    assert (finished.out / "results.csv").read_bytes() == before

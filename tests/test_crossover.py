@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -217,3 +218,10 @@ def test_a_call_that_has_used_up_its_seconds_is_left_out_of_further_rounds(
     in_turn = {"slow": taking("slow", 0.75), "quick": taking("quick", 0.125)}
     assert measure.time_in_turn(in_turn, timing, CPU) == {"slow": 0.75, "quick": 0.125}
     assert calls == {"slow": 3, "quick": 6}, "one does not count"
+
+
+def test_a_busy_machine_is_suspected() -> None:
+    rows = [row(0.1, 0.5), row(0.3, 2.0)]
+    assert "Doubtful" not in report(rows)
+    disturbed = replace(rows[0], dense_seconds=1.6)
+    assert "took 1e+03 to 1.6e+03 ms, so the machine was busy" in report([disturbed, rows[1]])

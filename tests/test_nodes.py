@@ -563,3 +563,29 @@ def test_a_graph_without_labels_is_refused(tmp_path: Path) -> None:
     source = Source(str(edges), features_file=nodes, label=None)
     with pytest.raises(ValueError, match="has no labels to learn from: name the column"):
         fit(job(tmp_path / "run"), source, SMALL, SHORT)
+
+
+@pytest.mark.parametrize("name", ["node", "Node_ID", "nodes", "index", "ID", "name"])
+def test_names_of_nodes_are_not_taken_for_features(name: str, tmp_path: Path) -> None:
+    edges, nodes = write_graph(tmp_path, villages(30), "split")
+    text = nodes.read_text("utf-8")
+    nodes.write_text(name + text[text.index(",") :], "utf-8")
+    with pytest.raises(ValueError, match=f"column '{name}', which looks like the names of the n"):
+        read_graph(Source(str(edges), features_file=nodes))
+
+
+def test_features_may_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edges, nodes = write_graph(tmp_path, villages(30))
+    source = Source(str(edges), features_file=nodes, feature_names=["f0", "f2"])
+    fit(job(tmp_path / "run"), source, SMALL, Training(epochs=1))
+    assert "30 nodes, 60 edges, 2 features, 3 classes" in capsys.readouterr().err
+    assert len(read_predictions(predict(tmp_path / "run"))) == 30
+
+
+def test_classes_may_have_any_name(tmp_path: Path) -> None:
+    graph = villages(30)
+    names = {node: f"$_$ <{kind}>" for node, kind in graph.nodes(data="label")}
+    nx.set_node_attributes(graph, names, "label")
+    edges, nodes = write_graph(tmp_path, graph)
+    fit(job(tmp_path / "run"), Source(str(edges), features_file=nodes), SMALL, Training(epochs=1))
+    assert (tmp_path / "run" / "classes.svg").exists()

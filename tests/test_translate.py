@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from graphformer.data.text_lines import split_lines
 from graphformer.tasks import translate
 from graphformer.tasks.settings import Job
 from graphformer.tasks.translate import SEARCH, Search
@@ -307,6 +309,54 @@ def test_a_damaged_translator_is_refused_by_name(corpus: Corpus, tmp_path: Path)
     (out / "model.json").write_text(json.dumps(described | {"format": 99}), "utf-8")
     with pytest.raises(ValueError, match="has format 99, and this version reads format 1"):
         Translator.load(out)
+    for other in ("[]", '{"format": 1}'):
+        (out / "model.json").write_text(other, "utf-8")
+        with pytest.raises(ValueError, match=r"model\.json does not describe a model"):
+            Translator.load(out)
     (out / "model.json").write_text("{", "utf-8")
     with pytest.raises(ValueError, match=r"model\.json is damaged"):
         Translator.load(out)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Search(beam=0), "beam is 0: write a number of translations, at least 1"),
+        (lambda: Shape(layers=0), "layers is 0: write a number of at least 1"),
+        (lambda: Shape(dropout=1.0), "dropout is 1.0: write a probability"),
+        (lambda: Training(batch_tokens=0), "batch_tokens is 0: write a number of at least 1"),
+        (lambda: Training(label_smoothing=2.0), "label_smoothing is 2.0: write a probability"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_lines_of_the_standard_input_end_at_newlines_alone() -> None:
+    assert split_lines("eins\x0bzwei\u2028drei\r\n\nvier\n") == [
+        "eins\x0bzwei\u2028drei",
+        "",
+        "vier",
+    ]
+    assert split_lines("") == []
+
+
+def test_without_matplotlib_the_test_set_is_translated_all_the_same(
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    out = tmp_path / "run"
+    short = Training(steps=1, batch_tokens=400, vocabulary=0)
+    fit(corpus, out, training=short, search=Search(beam=1))
+    assert "no plots, since matplotlib is missing" in capsys.readouterr().out
+    assert (out / "metrics.json").exists()
+
+
+def test_scores_are_of_one_thing(corpus: Corpus, tmp_path: Path) -> None:
+    assert corpus.target_file is not None
+    with pytest.raises(ValueError, match="both --hypothesis_file and --checkpoint"):
+        translate.score(corpus.target_file, corpus.target_file, tmp_path)

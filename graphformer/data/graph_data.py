@@ -50,6 +50,14 @@ class GraphData(NamedTuple):
         return self.x.shape[0]
 
     @property
+    def sentence(self) -> str:
+        """What was read, for people to see whether it is what they meant."""
+        return (
+            f"{self.name}: {self.num_nodes:,} nodes, {self.edge_index.shape[1]:,} edges, "
+            f"{self.x.shape[1]:,} features, {self.num_classes} classes"
+        )
+
+    @property
     def num_splits(self) -> int:
         return self.train_mask.shape[0]
 

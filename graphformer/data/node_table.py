@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -79,6 +80,7 @@ def nodes_of_table(
     """The nodes that the rows of `table` describe (see `read_nodes`)."""
     if feature_names is None:
         feature_names = [name for name in table.columns if name not in (ID, SPLIT, label)]
+        _check_no_names(table, feature_names)
     if not feature_names:
         raise ValueError(
             f"{table.source} has no features: its columns are "
@@ -87,6 +89,16 @@ def nodes_of_table(
     names = list(_row_of_name(table)) if ID in table.columns else None
     labels = None if label is None else table.labels(label)
     return NodeTable(table.numbers(feature_names), names, labels, _parts(table))
+
+
+def _check_no_names(table: Table, feature_names: Sequence[str]) -> None:
+    """Raises an error if a column looks like the names of the nodes, and would be a feature."""
+    for name in feature_names:
+        if re.fullmatch(r"(node|vertex)?[ _-]?(id|index|name)s?|nodes?|vertex", name.lower()):
+            raise ValueError(
+                f"{table.source} has a column {name!r}, which looks like the names of the nodes: "
+                f"call it {ID!r} if it is, and name the features (feature_names) if it is one"
+            )
 
 
 def read_labels(path: Path, label: str, nodes: NodeTable) -> NodeTable:

@@ -31,6 +31,13 @@ def read_lines(path: str | Path) -> list[str]:
             f"{path}, line {line}, byte {byte}: not UTF-8 (0x{content[error.start]:02x}); convert "
             f"the file first, for example with: iconv -f LATIN1 -t UTF-8"
         ) from error
+    return split_lines(text)
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a text, of which none ends at anything but a newline; none of an empty text."""
+    if not text:
+        return []
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 

@@ -25,6 +25,7 @@ from graphformer.tasks.comparison.table import report
 from graphformer.tasks.comparison.trial import check
 from graphformer.tasks.files import replacing
 from graphformer.tasks.interruption import Interrupted
+from graphformer.tasks.plots import where_installed
 from graphformer.tasks.progress import somebody_watches
 from graphformer.tasks.randomness import seed_everything
 from graphformer.tasks.record import machine, summarize, write_metrics
@@ -97,18 +98,18 @@ def compare_once(comparison: Comparison, out: Path, seed: int, resume: bool) -> 
         file.write((text + "\n").encode())
     figures = figures_of(rows)
     write_metrics(out, figures, seeds=[seed], **described(comparison))
-    try:
+    with where_installed():
         for direction, name in PICTURES.items():
             plot_rows(rows, direction, out / name)
-    except ModuleNotFoundError as error:
-        print(f"no plots, since {error.name} is missing: pip install 'graphformer[plots]'")
     return figures
 
 
 def measure(comparison: Comparison, table: Path, seed: int, resume: bool) -> list[Row]:
     """All rows; those of each graph are in the table as soon as they are measured."""
     sizes, timing = comparison.sizes, comparison.timing
-    rows = read_rows(table) if resume and table.exists() else []
+    if table.exists() and not resume:
+        raise ValueError(f"{table} is there already: write --resume, or choose another folder")
+    rows = read_rows(table) if table.exists() else []
     done = {row.point for row in rows}
     todo = [point for point in comparison.points if point not in done]
     seed_everything(seed, device=comparison.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from graphformer.tasks.classification.trained import (
     read_trained,
     write_trained,
 )
-from graphformer.tasks.plots import plot_history
+from graphformer.tasks.plots import plot_history, where_installed
 from graphformer.tasks.randomness import seed_everything
 from graphformer.tasks.record import Summary, summarize, write_metrics
 from graphformer.tasks.run import HISTORY, Budget, Machine, Run, repeat, train
@@ -58,6 +59,7 @@ def fit(job: Job, source: Source, network: Network, training: Training) -> dict[
     data = read_graph(source)
     task = Task(data, Nodes.of(data, network, training), source, network, training)
     task.check(job.all_seeds)
+    print(data.sentence, file=sys.stderr)
     machine = Machine(accelerator=job.accelerator)
     run = Run(job.out, Budget(epochs=training.epochs), job.seed, job.resume, machine=machine)
     keep_settings(job.out, (job, source, network, training), job.resume)
@@ -123,8 +125,10 @@ class Task:
         settings = (self.network, self.training, self.source, data.x.shape[1], data.class_names)
         weights = learner.network.state_dict()
         write_trained(run.out, Trained(weights, *settings, figures[validation]))
-        draw(run.out, learner, logits, data.class_names)
         self.write(run.out, figures, [run.seed])
+        with where_installed():
+            plot_history(run.out / HISTORY, run.out / CURVES)
+            draw_classes(learner, logits, data.class_names, run.out / CLASSES)
         return figures
 
     def write(self, out: Path, figures: Mapping[str, object], seeds: Sequence[int]) -> None:
@@ -196,7 +200,8 @@ def predict(
     trained = read_trained(file)
     of_file = {"features_file": features_file, "label": label, "directed": directed}
     if data is not None:
-        source = Source(data, data_dir, **of_file)  # type: ignore[arg-type]
+        names = trained.source.feature_names
+        source = Source(data, data_dir, feature_names=names, **of_file)  # type: ignore[arg-type]
     elif any(of_file.values()):
         given = ", ".join(f"{name}={value}" for name, value in of_file.items() if value)
         raise ValueError(f"{given} is said of another graph: name its file as well (data)")
@@ -218,12 +223,3 @@ def classify(learner: NodeClassifier) -> Tensor:
     with torch.no_grad():
         logits: Tensor = learner()
     return logits
-
-
-def draw(out: Path, learner: NodeClassifier, logits: Tensor, class_names: Sequence[str]) -> None:
-    """`history.svg` and `classes.svg` in the folder `out`, where matplotlib is installed."""
-    try:
-        plot_history(out / HISTORY, out / CURVES)
-        draw_classes(learner, logits, class_names, out / CLASSES)
-    except ModuleNotFoundError as error:
-        print(f"no plots, since {error.name} is missing: pip install 'graphformer[plots]'")

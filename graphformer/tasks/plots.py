@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from graphformer.tasks.history import Measurement, read_history
+
+
+@contextmanager
+def where_installed() -> Iterator[None]:
+    """What is drawn in the block is left out, with a notice, where matplotlib is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "matplotlib":
+            raise
+        print("no plots, since matplotlib is missing: pip install 'graphformer[plots]'")
 
 
 def plot_history(table: Path, picture: Path) -> None:

@@ -16,7 +16,7 @@ from graphformer.tasks.run import check_new
 SETTINGS = "settings.yaml"
 
 # What may differ when a run is resumed.
-_BUDGET = ("epochs", "minutes")
+_BUDGET = ("epochs", "steps", "minutes")
 _FREE = ("out", "seeds", "resume", *_BUDGET)
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graphformer.data.parallel import TextSplits
-from graphformer.data.text_lines import read_lines
-from graphformer.tasks.plots import plot_history
+from graphformer.data.text_lines import read_lines, split_lines
+from graphformer.tasks.plots import plot_history, where_installed
 from graphformer.tasks.randomness import seed_everything
 from graphformer.tasks.record import write_metrics
 from graphformer.tasks.run import HISTORY, Machine, Run, repeat, train
@@ -53,6 +53,10 @@ class Search:
     beam: int = 5
     length_penalty: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.beam < 1:
+            raise ValueError(f"beam is {self.beam}: write a number of translations, at least 1")
+
 
 SEARCH = Search()
 
@@ -85,6 +89,9 @@ def fit(
         return dict(task.perform(run))
     summary = repeat(task.perform, run, job.all_seeds)
     task.write(job.out, summary, job.all_seeds)
+    for name in ("bleu", "chrf", "exact_match"):
+        each = summary[name]
+        print(f"{name}: {each['mean']:.4g} +- {each['std']:.2g} ({job.seeds} seeds)")
     return dict(summary)
 
 
@@ -123,7 +130,8 @@ class Task:
         rate = RiseAndFall(course.learning_rate, course.warmup)
         measured = train(learner, batches, validation, run, callbacks=[rate])
         translator.save(run.out)
-        plot_history(run.out / HISTORY, run.out / CURVES)
+        with where_installed():
+            plot_history(run.out / HISTORY, run.out / CURVES)
         quality = self.test(translator, run.out)
         figures = {**measured, **quality.figures}
         self.write(run.out, figures, [run.seed])
@@ -185,7 +193,7 @@ def predict(
     if text is not None:
         lines = [text]
     else:
-        lines = sys.stdin.read().splitlines() if input_file is None else read_lines(input_file)
+        lines = split_lines(sys.stdin.read()) if input_file is None else read_lines(input_file)
     found = translator.translate(lines, search.beam, search.length_penalty)
     if output_file is None:
         print("\n".join(found))
@@ -219,10 +227,13 @@ def score(
         FileNotFoundError: a file is missing.
     """
     references = read_lines(target_file)
+    if hypothesis_file is not None and checkpoint is not None:
+        raise ValueError("there are both --hypothesis_file and --checkpoint: leave one of them out")
     if hypothesis_file is not None:
         found, how = read_lines(hypothesis_file), f"translations of {hypothesis_file}"
     elif checkpoint is not None and source_file is not None:
-        found = predict(checkpoint, input_file=source_file, search=search)
+        translator, lines = Translator.load(checkpoint), read_lines(source_file)
+        found = translator.translate(lines, search.beam, search.length_penalty)
         how = f"{checkpoint}, beam {search.beam}, length penalty {search.length_penalty:g}"
     else:
         raise ValueError(

@@ -81,8 +81,10 @@ def draw_classes(
     left.set(xlabel="predicted class", ylabel="class", title="test nodes, share of each class")
     if len(class_names) <= _MAX_NAMED:
         upright = max(map(len, class_names)) > 2
-        left.set_xticks(range(len(class_names)), class_names, rotation=90 * upright)
-        left.set_yticks(range(len(class_names)), class_names)
+        left.set_xticks(
+            range(len(class_names)), class_names, rotation=90 * upright, parse_math=False
+        )
+        left.set_yticks(range(len(class_names)), class_names, parse_math=False)
     shown = (labels >= 0).nonzero().flatten()
     shown = shown[:: -(-len(shown) // _MAX_POINTS)]
     x, y = plane[shown].T.numpy()

@@ -30,6 +30,7 @@ class Source:
         features_file: one row a node, beside a file of edges (.csv, .tsv, .npy, .npz).
         labels_file: one label a node, where they do not stand with the features.
         label: column or attribute that holds the class, in a file.
+        feature_names: columns or attributes that are the features; all others if left out.
         directed: keep the direction of the edges of a file, instead of going both ways.
         split: public (the published ones, or that of the file, in turn by seed), the number of one
             of them, or random (drawn once: 20 nodes a class of Planetoid, 10 of digits, half of a
@@ -41,6 +42,7 @@ class Source:
     features_file: Path | None = None
     labels_file: Path | None = None
     label: str | None = "label"
+    feature_names: list[str] | None = None
     directed: bool = False
     split: int | str = PUBLIC
 
@@ -73,7 +75,12 @@ def read_graph(source: Source) -> GraphData:
             "of edges or of a graph, such as graph.csv or graph.graphml"
         )
     return graph_file(
-        name, source.features_file, source.labels_file, source.label, directed=source.directed
+        name,
+        source.features_file,
+        source.labels_file,
+        source.label,
+        source.feature_names,
+        directed=source.directed,
     )
 
 

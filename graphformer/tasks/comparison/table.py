@@ -9,6 +9,9 @@ from graphformer.tasks.comparison.findings import dense_seconds, find_crossovers
 from graphformer.tasks.comparison.points import Point
 from graphformer.tasks.comparison.rows import DIRECTIONS, Row
 
+# So many times as long as at its best, and a call was disturbed.
+BUSY = 1.5
+
 
 def report(rows: Sequence[Row]) -> str:
     """All tables, by length and direction, each with its crossovers, and the planner's score."""
@@ -76,7 +79,16 @@ def conclude(rows: Sequence[Row]) -> list[str]:
             "backend other than dense that runs it within the patience."
         ]
     dense = dense_seconds(rows, found[0].length, found[0].direction)
+    times = [row.dense_seconds for row in rows]
+    doubt = []
+    if max(times) > BUSY * min(times):
+        doubt = [
+            f"Doubtful: dense on the complete graph took {1000 * min(times):.3g} to "
+            f"{1000 * max(times):.3g} ms, so the machine was busy with something else; measure "
+            "again when it is quiet."
+        ]
     return [
+        *doubt,
         f"Against dense on the complete graph ({1000 * dense:.3g} ms):",
         *(f"  {each}" for each in found),
     ]

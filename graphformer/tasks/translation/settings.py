@@ -51,6 +51,10 @@ class Shape:
     hidden: int | None = None
     dropout: float | None = None
 
+    def __post_init__(self) -> None:
+        check_numbers(self, least={"dim": 1, "heads": 1, "layers": 1, "hidden": 1})
+        check_shares(self, "dropout")
+
     def over(self, suiting: Size) -> Size:
         """This shape, and the suiting one where nothing is said."""
         return replace(suiting, **given(self))
@@ -100,6 +104,10 @@ class Training:
     label_smoothing: float | None = None
     vocabulary: int | None = None
 
+    def __post_init__(self) -> None:
+        check_numbers(self, least={"batch_tokens": 1, "vocabulary": 0})
+        check_shares(self, "label_smoothing")
+
     def over(self, suiting: Course) -> Course:
         """These settings, and the suiting ones where nothing is said; a budget is taken whole."""
         chosen = given(self)
@@ -118,6 +126,30 @@ class Course(NamedTuple):
     warmup: float
     label_smoothing: float
     vocabulary: int
+
+
+def check_numbers(settings: object, least: dict[str, int]) -> None:
+    """Does nothing where the settings that are given are large enough.
+
+    Raises:
+        ValueError: one is smaller.
+    """
+    for name, smallest in least.items():
+        value = getattr(settings, name)
+        if value is not None and value < smallest:
+            raise ValueError(f"{name} is {value}: write a number of at least {smallest}")
+
+
+def check_shares(settings: object, *names: str) -> None:
+    """Does nothing where the settings that are given are probabilities below 1.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not 0 <= value < 1:
+            raise ValueError(f"{name} is {value}: write a probability of at least 0 and below 1")
 
 
 def given(settings: Shape | Training) -> dict[str, Any]:

@@ -93,9 +93,11 @@ class Translator:
             settings = json.loads((folder / MODEL).read_text("utf-8"))
         except json.JSONDecodeError as error:
             raise ValueError(f"{folder / MODEL} is damaged: {error}") from error
-        if settings.get("format") != FORMAT:
+        if not isinstance(settings, dict) or not {"format", "size", "attending"} <= settings.keys():
+            raise ValueError(f"{folder / MODEL} does not describe a model: train it anew")
+        if settings["format"] != FORMAT:
             raise ValueError(
-                f"{folder / MODEL} has format {settings.get('format')}, and this version reads "
+                f"{folder / MODEL} has format {settings['format']}, and this version reads "
                 f"format {FORMAT}: train it anew, or install the version that wrote it"
             )
         size, attending = Size(**settings["size"]), Attending(**settings["attending"])
