@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -188,11 +189,6 @@ def _new_plan(graph: TokenGraph, key: tuple[Any, ...]) -> Plan:
         score, heads, kv_heads, dim, value_dim, dtype, normalize, dropout,
         edge_sum, backend, return_weights, grad,
     ) = key  # fmt: skip
-    if torch._C._are_functorch_transforms_active():
-        raise RuntimeError(
-            "nothing was planned for this graph: torch.func only reads plans; call "
-            "plan(graph, score, ...) before"
-        )
     if normalize not in NORMALIZERS:
         raise ValueError(f"unknown normalize={normalize!r}; known are {', '.join(NORMALIZERS)}")
     if not 0 <= dropout < 1:
@@ -203,7 +199,15 @@ def _new_plan(graph: TokenGraph, key: tuple[Any, ...]) -> Plan:
     )  # fmt: skip
     _check_edge_data(request)
     request.settle()
-    made = make_plan(request, backend)
+    if torch._C._are_functorch_transforms_active():
+        # To plan is to look into tensors, which transforms of functions hide from their own thread.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(_prepared_plan, request, backend).result()
+    return _prepared_plan(request, backend)
+
+
+def _prepared_plan(request: Request, backend: str | None) -> Plan:
+    graph, made = request.graph, make_plan(request, backend)
     # Compiled code only reads what the graph has made.
     _ = graph.query_side, graph.key_side
     if graph.queries.num_tokens and graph.keys.num_tokens:

@@ -121,3 +121,17 @@ def test_each_dtype_on_a_graph_has_its_own_executor(monkeypatch: pytest.MonkeyPa
     graph = bind(6, 4)
     plans = [gf.plan(graph, heads=2, dim=8, dtype=dtype, backend="dense") for dtype in names]
     assert [dense.chosen_executor(made.request) for made in plans] == ["sdpa", "matmul"]
+
+
+@pytest.mark.parametrize("topology", [gf.complete(), gf.causal(), gf.window(2)], ids=repr)
+def test_functional_gradients_plan_by_themselves(topology: gf.Topology) -> None:
+    graph = topology.bind(sequences([torch.zeros(3, 1), torch.zeros(4, 1)]))
+    query, other = torch.randn(2, 7, 2, 4).unbind()
+
+    def loss(query: torch.Tensor) -> torch.Tensor:
+        return gf.attend(query, other, other, graph, backend="dense").square().sum()
+
+    found = torch.func.grad(loss)(query)
+    leaf = query.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(leaf), leaf)
+    torch.testing.assert_close(found, expected)

@@ -390,16 +390,3 @@ def test_attention_refuses_numbers_without_fractions_and_no_heads() -> None:
         gf.attend(X.long(), X.long(), X.long(), GRAPH)
     with raises(ValueError, "value has no heads"):
         gf.attend(X[:, :0], X[:, :0], X[:, :0], GRAPH)
-
-
-def test_functional_transforms_read_plans_and_make_none() -> None:
-    graph = gf.complete().bind(TOKENS)
-
-    def loss(query: Tensor) -> Tensor:
-        return gf.attend(query, X, X, graph).sum()
-
-    with raises(RuntimeError, "nothing was planned for this graph: torch.func only reads plans"):
-        torch.func.grad(loss)(X)
-    loss(X.clone().requires_grad_())
-    gf.plan(graph, heads=HEADS, dim=DIM, training=True)
-    assert torch.func.grad(loss)(X).shape == X.shape
