@@ -161,7 +161,9 @@ def _scores(request: Request, operands: Operands) -> Tensor:
         query = to_rectangle(operands.query, graph, "query")
         key = to_rectangle(operands.key, graph, "key")
         heads = max(query.shape[1], key.shape[1])
-        total = precise(_all_heads(query, heads) @ _all_heads(key, heads).transpose(-1, -2))
+        # Scores of 16 bits would put errors of a percent into the weights.
+        query, key = precise(_all_heads(query, heads)), precise(_all_heads(key, heads))
+        total = query @ key.transpose(-1, -2)
     if operands.query_term is not None:
         total = total + to_rectangle(operands.query_term.unsqueeze(-1), graph, "query")
     if operands.key_term is not None:
