@@ -147,7 +147,7 @@ def _weigh(query: Tensor, key: Tensor, scale: float, shelf: Shelf) -> Tensor:
 
 
 def _multiply(left: Tensor, right: Tensor, scale: float, out: Tensor) -> None:
-    """scale * left @ right, into `out`."""
+    """The product of both times `scale`, into `out`."""
     torch.baddbmm(out, left, right, beta=0, alpha=scale, out=out)
 
 
