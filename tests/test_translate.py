@@ -26,6 +26,7 @@ from graphformer.tasks.translation.corpus import (
 )
 from graphformer.tasks.translation.scores import measure
 from graphformer.tasks.translation.settings import Attending, Corpus, Shape, Training
+from graphformer.tasks.translation.task import HYPOTHESES
 from graphformer.tasks.translation.translator import Translator, cut
 
 NUMBERS = ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"]
@@ -83,9 +84,7 @@ def test_fit_leaves_all_that_it_found(
     assert settings["steps"] == 12
     assert settings["encoder_topology"] == "complete()"
     assert (out / "history.svg").read_text("utf-8").startswith("<?xml")
-    assert len((out / translate.HYPOTHESES).read_text("utf-8").splitlines()) == len(
-        read_corpus(corpus).test
-    )
+    assert len((out / HYPOTHESES).read_text("utf-8").splitlines()) == len(read_corpus(corpus).test)
     assert list((out / "checkpoints").glob("step-*.ckpt"))
 
 
@@ -93,7 +92,7 @@ def test_a_translator_is_the_same_when_loaded(corpus: Corpus, tmp_path: Path) ->
     out = tmp_path / "run"
     fit(corpus, out)
     test = [source for source, _ in read_corpus(corpus).test]
-    found = (out / translate.HYPOTHESES).read_text("utf-8").removesuffix("\n").split("\n")
+    found = (out / HYPOTHESES).read_text("utf-8").removesuffix("\n").split("\n")
     assert Translator.load(out).translate(test, beam=2) == found
 
 

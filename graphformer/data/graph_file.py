@@ -75,6 +75,7 @@ def graph_file(
             num_classes=len(class_names),
             class_names=class_names,
             node_names=tuple(nodes.names or ()),
+            drawn=bool(class_names) and nodes.parts is None,
         )
     )
 
@@ -113,7 +114,7 @@ def _number_edges(edges: NamedEdges, nodes: NodeTable) -> Int[Tensor, "2 edge"]:
         source, target = edges.pairs[edge]
         rows.append((number[source], number[target]))
     if not rows:
-        raise ValueError(f"{edges.source} has no edge")
+        raise ValueError(f"{edges.source} has no edge: write a source and a target a line")
     return torch.tensor(rows, dtype=torch.int64).T
 
 
