@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from inspect import getdoc, signature
-from typing import Any
+from typing import Any, NoReturn
 
 # What each command does, and the functions that do it; modules are imported when they are named.
 TASKS = "graphformer.tasks"
@@ -61,22 +61,20 @@ def run(arguments: list[str]) -> None:
         ModuleNotFoundError: a package is missing that the command needs.
     """
     if arguments and arguments[0] in HELP:
-        print(listing("graphformer", {name: summary for name, (summary, _) in COMMANDS.items()}))
-        return
+        show(listing("graphformer", {name: summary for name, (summary, _) in COMMANDS.items()}))
     name, *others = [choose("graphformer", arguments, COMMANDS), *arguments[1:]]
     actions = COMMANDS[name][1]
     command, path = f"graphformer {name}", actions.get("")
     if path is None:
         if others and others[0] in HELP:
-            print(listing(command, {verb: first_line(load(at)) for verb, at in actions.items()}))
-            return
+            show(listing(command, {verb: first_line(load(at)) for verb, at in actions.items()}))
         verb, *others = [choose(command, others, actions), *others[1:]]
         command, path = f"{command} {verb}", actions[verb]
     function = load(path)
     if signature(function).parameters:
         call(function, command, others)
     elif others and others[0] in HELP:
-        print(f"usage: {command}\n\n{first_line(function)}")
+        show(f"usage: {command}\n\n{first_line(function)}")
     elif others:
         raise ValueError(f"{command} has no options, and it got {others[0]}")
     else:
@@ -106,6 +104,12 @@ def call(function: Callable[..., Any], command: str, words: list[str]) -> None:
         function(**arguments_of(function, given))
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(as_options(str(error), names_of(function))) from error
+
+
+def show(text: str) -> NoReturn:
+    """Prints the help that was asked for, and ends."""
+    print(text)
+    sys.exit(0)
 
 
 def listing(command: str, rows: dict[str, str]) -> str:

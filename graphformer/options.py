@@ -55,7 +55,7 @@ class Options(ArgumentParser):
             return self._refused(found[1], message)
         if (found := re.match(r"Key '?([\w.]+)'? is not expected", message)) is not None:
             return self._unknown(option(found[1]))
-        return message
+        return " ".join(message.split())
 
     def _refused(self, name: str, message: str) -> str:
         value = re.search(r"(?:Got value|Given value): (.*)", message)

@@ -165,9 +165,10 @@ def interruptible() -> Iterator[None]:
 
 def headline(comparison: Comparison) -> str:
     """What was measured, and on what."""
+    threads = torch.get_num_threads()
     return (
         f"{described(comparison)['data']}; {comparison.graphs.score}\n"
-        f"on {device_name(comparison.device)}, {torch.get_num_threads()} threads"
+        f"on {device_name(comparison.device)}, {threads} thread{'s' * (threads > 1)}"
     )
 
 

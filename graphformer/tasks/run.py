@@ -199,7 +199,9 @@ def announce(
         return
     num_parameters = sum(each.numel() for each in learner.parameters())
     device, threads = trainer.strategy.root_device, torch.get_num_threads()
-    where = f"{device} ({threads} threads)" if device.type == "cpu" else f"{device}"
+    where = (
+        f"{device} ({threads} thread{'s' * (threads > 1)})" if device.type == "cpu" else f"{device}"
+    )
     parts = [
         f"{num_parameters:,} parameters",
         f"{len(batches)} {'batch' if len(batches) == 1 else 'batches'} an epoch",
