@@ -86,7 +86,7 @@ def test_the_demo_reports_what_its_parts_measured(
     assert all("<pre>graphformer" in line for line in text.splitlines() if "<pre>" in line)
     for row in read_rows(tmp_path / "compare" / "results.csv"):
         assert f"<td>{row.topology}</td>" in text
-    assert f"{demonstration.Path('compare') / 'report.txt'} beside this page" in text
+    assert "compare/report.txt beside this page" in text
     spent = [json.loads(file.read_text())["seconds"] for file in tmp_path.glob("*/time.json")]
     assert len(spent) == 3
     assert f"in {sum(spent):.0f} seconds on" in text
@@ -95,7 +95,8 @@ def test_the_demo_reports_what_its_parts_measured(
     assert "Sequence to sequence: " in shown
     checkpoints = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.ckpt")}
     demonstration.demo(tmp_path)
-    assert report.read_text("utf-8") == text, "what it took is not forgotten"
+    lead = next(line for line in text.splitlines() if "seconds on" in line)
+    assert lead in report.read_text("utf-8"), "what it took is not forgotten"
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("step-*.ckpt")} == {
         path: time for path, time in checkpoints.items() if path.name.startswith("step-")
     }, "what is there is not trained again"

@@ -34,9 +34,9 @@ EDGES = "0,1\n1,2\n3,4\n"
         ("7,8\n0,1\n", "edges.csv, line 1: node '7' is unknown"),
         ("0,1\n1,2,0.5\n", "edges.csv, line 2: '1,2,0.5' is no edge: write a source and a target"),
         ("0,1\n3,", "edges.csv, line 2: '3,' is no edge"),
-        ("source,target\n", "edges.csv has no edge"),
-        ("# nothing\n", "edges.csv has no edge"),
-        ("", "edges.csv is empty"),
+        ("source,target\n", "edges.csv is empty: expected edges, a source and a target a line"),
+        ("# nothing\n", "edges.csv is empty: expected edges, a source and a target a line"),
+        ("", "edges.csv is empty: expected edges, a source and a target a line"),
     ],
 )
 def test_edges_are_refused_by_line(tmp_path: Path, edges: str, message: str) -> None:

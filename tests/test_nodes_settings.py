@@ -186,6 +186,13 @@ def test_principal_plane_keeps_most_of_the_variance(width: int) -> None:
         ({}, {"model": "gnc"}, {}, "model 'gnc' is unknown: known are gcn, gat, sage, transfo"),
         ({"data": "corra"}, {}, {}, "data 'corra' is unknown: known are digits, cora, citeseer"),
         ({"data": "corra.graphml"}, {}, {}, "corra.graphml does not exist"),
+        (
+            {"features_file": Path("a.csv")},
+            {},
+            {},
+            "features_file is said of a file, and the graph",
+        ),
+        ({"directed": True}, {}, {}, "directed is said of a file, and the graph is digits: leave"),
         ({"split": 3}, {}, {}, "split 3 of digits.* is unknown: it has none but random"),
         ({"split": "public"}, {}, {}, "split 'public' of digits.* is unknown: it has none but"),
         ({}, {"heads": 2}, {}, "gcn has no setting heads=2: it has model, hidden, layers, norm, r"),

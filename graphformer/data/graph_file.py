@@ -114,7 +114,7 @@ def _number_edges(edges: NamedEdges, nodes: NodeTable) -> Int[Tensor, "2 edge"]:
         source, target = edges.pairs[edge]
         rows.append((number[source], number[target]))
     if not rows:
-        raise ValueError(f"{edges.source} has no edge: write a source and a target a line")
+        raise ValueError(f"{edges.source} is empty: expected edges, a source and a target a line")
     return torch.tensor(rows, dtype=torch.int64).T
 
 

@@ -69,6 +69,8 @@ def read_graph(source: Source) -> GraphData:
         FileNotFoundError: a file is missing.
     """
     name = source.data
+    if name in KNOWN:
+        _check_no_files(source)
     if name == DIGITS:
         return digits()
     if name in PLANETOID:
@@ -88,6 +90,17 @@ def read_graph(source: Source) -> GraphData:
         source.feature_names,
         directed=source.directed,
     )
+
+
+def _check_no_files(source: Source) -> None:
+    """Raises what is said of a file, where no file is read."""
+    of_files = ("features_file", "labels_file", "feature_names", "directed")
+    given = [name for name in of_files if getattr(source, name)]
+    if given:
+        raise ValueError(
+            f"{given[0]} is said of a file, and the graph is {source.data}: leave it out, or "
+            "write the file of the edges (data)"
+        )
 
 
 def choose_split(data: GraphData, source: Source, seed: int) -> tuple[Split, str]:
