@@ -53,7 +53,7 @@ class Options(ArgumentParser):
             return f"{found[1]} needs a value: write {self._how(found[1])}"
         if (found := re.match(r'Parser key "([\w.]+)"', message)) is not None:
             return self._refused(found[1], message)
-        if (found := re.match(r"Key '?([\w.]+)'? is not expected", message)) is not None:
+        if (found := re.match(r"Option '([\w.]+)' is not accepted", message)) is not None:
             return self._unknown(option(found[1]))
         return " ".join(message.split())
 
@@ -153,6 +153,8 @@ def as_options(message: str, names: Iterable[str]) -> str:
     or with an underscore in it.
     """
     for name in sorted(names, key=len, reverse=True):
+        message = re.sub(rf"(?<![\w\-./'\"]){name}=True\b", f"--{name}", message)
+        message = re.sub(rf"(?<![\w\-./'\"]){name}=None\b", f"--{name} null", message)
         message = re.sub(rf"(?<![\w\-./'\"]){name}=(?=[^\s=])", f"--{name} ", message)
         message = re.sub(rf"^{name}(?= )|(?<=\(){name}(?=\))", f"--{name}", message)
         if "_" in name:

@@ -134,6 +134,7 @@ def test_a_file_of_other_settings_is_refused(
     [
         ("data_dir is missing: write data_dir", "--data_dir is missing: write --data_dir"),
         ("gcn has no setting heads=2: it has data", "gcn has no setting --heads 2: it has data"),
+        ("go on (data=True), or with data=None", "go on (--data), or with --data null"),
         ("name its file as well (data)", "name its file as well (--data)"),
         ("data 'x' is unknown", "--data 'x' is unknown"),
         ("the data in data_dir/a has data_dir.txt", "the data in data_dir/a has data_dir.txt"),

@@ -314,6 +314,7 @@ def test_a_comparison_is_not_overwritten(finished: Finished, tmp_path: Path, see
         lambda lines: [lines[0].replace("gap", "hole"), *lines[1:]],
         lambda lines: [lines[0].replace(",gap", ""), *lines[1:]],
         lambda lines: [lines[0], lines[1], '"open'],
+        lambda lines: [*lines[:2], lines[2].replace("complete()", "xcomplete()"), *lines[3:]],
     ],
 )
 def test_a_damaged_table_is_refused_by_name(

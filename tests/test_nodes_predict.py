@@ -130,3 +130,15 @@ def test_weights_of_another_network_are_refused_by_name(runs: Path, tmp_path: Pa
     torch.save(stored, tmp_path / "best.ckpt")
     with pytest.raises(ValueError, match=r"best.ckpt lacks what a trained network has"):
         predict(tmp_path)
+
+
+def test_a_graph_too_small_to_be_split_is_predicted(runs: Path, tmp_path: Path) -> None:
+    edges, nodes = write_graph(tmp_path, villages(6).subgraph(["n0", "n1", "n3"]), "split")
+    table = predict(runs, tmp_path / "out", str(edges), features_file=nodes, label="label")
+    assert [row["actual"] for row in read_predictions(table)] == ["fox", "owl", "fox"]
+
+
+def test_prediction_refuses_a_file_for_its_folder(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"out is .*notes.txt, which is a file: write a folder"):
+        predict(runs, tmp_path / "notes.txt")

@@ -190,7 +190,7 @@ def test_principal_plane_keeps_most_of_the_variance(width: int) -> None:
             {"features_file": Path("a.csv")},
             {},
             {},
-            "features_file is said of a file, and the graph",
+            "features_file is said of a file, and the",
         ),
         ({"directed": True}, {}, {}, "directed is said of a file, and the graph is digits: leave"),
         ({"split": 3}, {}, {}, "split 3 of digits.* is unknown: it has none but random"),
@@ -240,6 +240,12 @@ def test_settings_list_the_names_they_know() -> None:
 def test_a_job_refuses_numbers_that_are_too_small(setting: str, least: int) -> None:
     with pytest.raises(ValueError, match=f"{setting} is {least - 1}: write .* at least {least}"):
         Job(Path("out"), **{setting: least - 1})
+
+
+def test_a_job_refuses_a_file_for_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"out is .*notes.txt, which is a file: write a folder"):
+        Job(tmp_path / "notes.txt")
 
 
 def test_a_graph_without_labels_is_refused(tmp_path: Path) -> None:

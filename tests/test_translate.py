@@ -339,6 +339,8 @@ def test_prediction_refuses(corpus: Corpus, tmp_path: Path) -> None:
         translate.predict(tmp_path, text="eins")
     with pytest.raises(ValueError, match="there are both --text and --input_file"):
         translate.predict(tmp_path, text="eins", input_file=tmp_path / "x")
+    with pytest.raises(ValueError, match=r"output_file is .*, which is a folder: write a file"):
+        translate.predict(tmp_path, text="eins", output_file=tmp_path)
     assert corpus.target_file is not None
     with pytest.raises(ValueError, match="there is nothing to score"):
         translate.score(corpus.target_file, search=SEARCH)

@@ -22,7 +22,7 @@ from graphformer.tasks.comparison.settings import Graphs, Sizes, Timing
 from graphformer.tasks.device import cpu_name
 from graphformer.tasks.record import read_figures
 from graphformer.tasks.report import Section, Table, write_report
-from graphformer.tasks.settings import Job
+from graphformer.tasks.settings import Job, check_folder
 from graphformer.tasks.translation.corpus import read_corpus
 from graphformer.tasks.translation.settings import Attending, Corpus, Shape, Training
 from graphformer.tasks.translation.task import CURVES, HYPOTHESES
@@ -51,6 +51,7 @@ def demo(out: Path = Path("demo"), seed: int = 0) -> Path:
         out: folder of the report.
         seed: of all that is random.
     """
+    check_folder(out)
     parts: list[tuple[str, Callable[[Path, int], Section]]] = [
         ("dates", translate_dates),
         ("digits", classify_digits),

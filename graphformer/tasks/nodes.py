@@ -32,7 +32,7 @@ from graphformer.tasks.plots import plot_history, where_installed
 from graphformer.tasks.randomness import seed_everything
 from graphformer.tasks.record import Summary, summarize, write_metrics
 from graphformer.tasks.run import HISTORY, Budget, Machine, Run, repeat, train
-from graphformer.tasks.settings import Job, keep_settings
+from graphformer.tasks.settings import Job, check_folder, keep_settings
 
 PREDICTIONS = "predictions.csv"
 CURVES = "history.svg"
@@ -202,6 +202,8 @@ def predict(
         FileNotFoundError: there is no checkpoint, or a file is missing.
         ValueError: the checkpoint is damaged, or the graph has other features or classes.
     """
+    if out is not None:
+        check_folder(out)
     file = find_trained(checkpoint)
     trained = read_trained(file)
     of_file = {"features_file": features_file, "label": label, "directed": directed}
@@ -213,7 +215,7 @@ def predict(
         raise ValueError(f"{given} is said of another graph: name its file as well (data)")
     else:
         source = replace(trained.source, data_dir=data_dir or trained.source.data_dir)
-    graph = read_graph(source)
+    graph = read_graph(source, split=False)
     trained.check_fits(graph)
     graph = graph.align_classes(trained.class_names)
     table = (file.parent if out is None else out) / PREDICTIONS

@@ -186,8 +186,7 @@ def check_new(out: Path) -> None:
     """
     if list_checkpoints(out / CHECKPOINTS):
         raise ValueError(
-            f"{out} has the checkpoints of a run: resume it (resume=True, --resume), "
-            "or choose another folder"
+            f"{out} has the checkpoints of a run: resume it (resume=True), or choose another folder"
         )
 
 

@@ -45,6 +45,7 @@ class Job:
     def __post_init__(self) -> None:
         check_accelerator(self.accelerator)
         check_least(self, seeds=1, seed=0)
+        check_folder(self.out)
 
     @property
     def all_seeds(self) -> list[int]:
@@ -58,6 +59,16 @@ class Job:
             ValueError: there is no such device.
         """
         return find_device(self.accelerator)
+
+
+def check_folder(out: Path) -> None:
+    """Does nothing where files can be left in the folder `out`, which need not be there yet.
+
+    Raises:
+        ValueError: it is a file.
+    """
+    if out.is_file():
+        raise ValueError(f"out is {out}, which is a file: write a folder")
 
 
 def check_least(settings: object, **least: float) -> None:

@@ -12,7 +12,7 @@ from graphformer.data.text_lines import read_lines, split_lines
 from graphformer.files import write_text
 from graphformer.tasks.record import write_metrics
 from graphformer.tasks.run import Machine, Run, repeat
-from graphformer.tasks.settings import Job, keep_settings
+from graphformer.tasks.settings import Job, check_folder, keep_settings
 from graphformer.tasks.translation.corpus import (
     make_vocabulary,
     read_corpus,
@@ -86,6 +86,8 @@ def predict(
     """
     if text is not None and input_file is not None:
         raise ValueError("there are both --text and --input_file: leave one of them out")
+    if output_file is not None and output_file.is_dir():
+        raise ValueError(f"output_file is {output_file}, which is a folder: write a file")
     translator = Translator.load(checkpoint)
     if text is not None:
         lines = [text]
@@ -123,6 +125,8 @@ def score(
         ValueError: there is no translation, or not one a reference.
         FileNotFoundError: a file is missing.
     """
+    if out is not None:
+        check_folder(out)
     references = read_lines(target_file)
     if hypothesis_file is not None and checkpoint is not None:
         raise ValueError("there are both --hypothesis_file and --checkpoint: leave one of them out")

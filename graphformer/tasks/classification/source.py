@@ -18,6 +18,7 @@ DIGITS = "digits"
 KNOWN = (DIGITS, *PLANETOID, *HETEROPHILOUS)
 PUBLIC, RANDOM = "public", "random"
 RANDOM_SEED = 123
+FRACTIONS = (0.6, 0.2, 0.2)
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,12 @@ class Source:
         return cls(**fields | given)
 
 
-def read_graph(source: Source) -> GraphData:
+def read_graph(source: Source, split: bool = True) -> GraphData:
     """The graph that `source` names, checked.
+
+    Args:
+        source: which graph.
+        split: whether the nodes of a file need to be split, as for training.
 
     Raises:
         ValueError: there is no data set and no file of this name (listing the known ones), or
@@ -89,6 +94,7 @@ def read_graph(source: Source) -> GraphData:
         source.label,
         source.feature_names,
         directed=source.directed,
+        fractions=FRACTIONS if split else None,
     )
 
 
@@ -147,6 +153,6 @@ def _draw(data: GraphData, name: str) -> tuple[Split, str]:
     if name in PLANETOID:
         split = random_split(data.y, 20, 500, 1000, RANDOM_SEED)
         return split, f"random split, 20 a class, seed {RANDOM_SEED}"
-    fractions = (0.5, 0.25, 0.25) if name in HETEROPHILOUS else (0.6, 0.2, 0.2)
+    fractions = (0.5, 0.25, 0.25) if name in HETEROPHILOUS else FRACTIONS
     split = fraction_split(data.y, fractions, RANDOM_SEED)
     return split, f"random split {fractions}, seed {RANDOM_SEED}"

@@ -80,6 +80,19 @@ def write_rows(rows: Sequence[Row], table: Path) -> None:
     write_text(table, text.getvalue())
 
 
+def check_whole(rows: Sequence[Row]) -> None:
+    """Does nothing where all graphs have a row of the same backends in each direction.
+
+    Raises:
+        ValueError: one lacks some.
+    """
+    found: dict[Point, set[tuple[str, str]]] = {}
+    for row in rows:
+        found.setdefault(row.point, set()).add((row.direction, row.backend))
+    if len(set(map(frozenset, found.values()))) > 1:
+        raise ValueError("graphs have rows of different backends")
+
+
 def read_rows(table: Path) -> list[Row]:
     """The rows of a table that `write_rows` has written.
 
@@ -94,6 +107,7 @@ def read_rows(table: Path) -> list[Row]:
             for cells in reader:
                 named = zip(names, cells, strict=True)
                 rows.append(Row(**{name: _READERS[name](cell) for name, cell in named}))  # type: ignore[arg-type]
+        check_whole(rows)
     except (ValueError, LookupError, TypeError, csv.Error) as error:
         place = f"{table}, line {len(rows) + 2}" if rows else str(table)
         raise ValueError(
