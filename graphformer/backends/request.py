@@ -178,9 +178,9 @@ def prepare(
     if type(core) is DotProduct and query is not None:
         return Operands(query, key, value, scale=core.factor(query.shape[-1]))
     if type(core) is EdgeDot and query is not None:
-        edge_query = precise(core.edge_query(query, graph.query_side))
+        of_edges = precise(core.edge_query(query, graph.query_side))
         scale = core.factor(query.shape[-1])
-        return Operands(query, key, value, edge_query=edge_query, scale=scale)
+        return Operands(query, key, value, edge_query=of_edges, scale=scale)
     query = query if "query" in score.reads else None
     key = key if "key" in score.reads else None
     received, query_term, edge_query = prepare_query(score, query, graph.query_side)
