@@ -30,6 +30,10 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         "all three on embedded data, with a report",
         {"": f"{TASKS}.demo:demo"},
     ),
+    "calibrate": (
+        "how fast this machine runs each backend, for the planner to choose by",
+        {"": f"{TASKS}.calibrate:calibrate"},
+    ),
     "info": (
         "versions, device, instruction set, backends, and what is missing",
         {"": f"{TASKS}.info:info"},

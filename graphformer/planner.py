@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 from graphformer import backends
-from graphformer.backends import Cost, Request
+from graphformer.backends import Cost, Request, calibration, executors
 
 # From this many edges x heads x dim on, running on `reference` is worth a warning.
 LARGE = 2**27
@@ -67,7 +69,20 @@ class Plan:
             found.append("the score's own forward(score, pair) runs unfused")
         if self.backend is backends.dense and (note := backends.dense.note(self.request)):
             found.append(note)
+        if self.chosen and self.request.graph.device.type == "cpu" and not calibration.factors():
+            found.append("by built-in costs; graphformer calibrate measures this machine's")
         return found
+
+
+def constants() -> dict[str, Any]:
+    """What plans depend on beside the request, for a checkpoint to keep."""
+    return {"executors": executors.chosen(), "factors": calibration.factors()}
+
+
+def use_constants(constants: Mapping[str, Any]) -> None:
+    """Plans as with these constants from now on, so that a resumed run has the same plans."""
+    executors.use(constants["executors"])
+    calibration.use(constants["factors"])
 
 
 def make_plan(request: Request, backend: str | None = None) -> Plan:

@@ -71,6 +71,14 @@ def poisoned_memory() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests plan by built-in costs, whatever was measured on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRAPHFORMER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def quick_trials() -> Iterator[None]:
     """Which executor is faster is measured in no time: tests ask whether both are right."""
     from graphformer.backends import executors

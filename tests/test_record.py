@@ -63,7 +63,7 @@ def test_metrics_say_how_they_were_measured(
     assert written["command"] == command_line()
     assert written["machine"]["threads"] == torch.get_num_threads()
     assert written["machine"]["precision"] == "32-true"
-    assert written["planner"] == {"the faster one": "sdpa"}
+    assert written["planner"] == {"executors": {"the faster one": "sdpa"}, "factors": {}}
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
 
 

@@ -14,7 +14,7 @@ import torch
 from tiny_training import NUM_STEPS, NextWord, signal_at, train_tiny
 from torch import Tensor
 
-from graphformer.backends import executors
+from graphformer.backends import calibration, executors
 from graphformer.tasks.checkpoints import list_checkpoints, newest_intact
 from graphformer.tasks.history import read_history
 from graphformer.tasks.interruption import Interrupted
@@ -112,10 +112,13 @@ def test_training_longer_is_training_on(steps: int, tmp_path: Path, uninterrupte
 
 def test_resuming_plans_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "_chosen", {"a length": "sdpa"})
+    monkeypatch.setattr(calibration, "_given", {"a way": 2.0})
     train_tiny(tmp_path, steps=2)
     monkeypatch.setattr(executors, "_chosen", {"a length": "matmul"})
+    monkeypatch.setattr(calibration, "_given", {"a way": 3.0})
     train_tiny(tmp_path, resume=True, steps=3)
-    assert executors.constants() == {"a length": "sdpa"}
+    assert executors.chosen() == {"a length": "sdpa"}
+    assert calibration.factors() == {"a way": 2.0}
 
 
 def test_a_finished_run_is_only_loaded(tmp_path: Path, uninterrupted: Path) -> None:

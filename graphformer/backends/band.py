@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from graphformer.backends import dense, global_queries
 from graphformer.backends.boxes import Box, additive_mask, attend_box, attend_fused, sum_biases
+from graphformer.backends.calibration import factor
 from graphformer.backends.chunks import Chunk, take
 from graphformer.backends.global_queries import attend_globally, make_global_graph
 from graphformer.backends.request import Attended, Cost, Operands, Request
@@ -69,7 +70,8 @@ def cost(request: Request) -> Cost:
     held += rows * (4 if fused else 16 * request.heads)
     if request.grad:
         held += size * request.heads * request.value_dim * request.dtype.itemsize
-    return Cost(flops, held, seconds)
+    way = "band, fused" if fused else "band, in steps"
+    return Cost(flops, held, seconds * factor(way, request))
 
 
 def prepare(request: Request) -> None:

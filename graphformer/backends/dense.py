@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from graphformer.backends import executors, fused, matmul
+from graphformer.backends.calibration import factor
 from graphformer.backends.request import Attended, Cost, Operands, Request
 from graphformer.graph import TokenGraph
 from graphformer.layout import Pair
@@ -41,6 +42,7 @@ def why_not(request: Request) -> str | None:
 def cost(request: Request) -> Cost:
     """Two products of all pairs, padding included, and their scores in memory unless fused."""
     graph, passes = request.graph, 3.5 if request.grad else 1.0
+    way = "dense, fused" if _plain_softmax(request) and not request.dropout else "dense, in steps"
     rows, columns = graph.queries.max_length, graph.keys.max_length
     pairs = graph.queries.num_examples * rows * columns
     if _plain_softmax(request) and graph.device.type == "cpu":
@@ -49,12 +51,17 @@ def cost(request: Request) -> Cost:
     width = request.dim + request.value_dim
     flops = 2 * pairs * request.heads * width * passes
     scores = pairs * request.heads * 4
-    fused = request.plain and request.normalize == "softmax" and not request.dropout
+    fused = way == "dense, fused"
     held = pairs + (0 if fused else 3 * scores)
     edge_dim = sum(graph.edge_values_of(name).known.shape[1] for name in request.edge_names)
     held += 4 * pairs * edge_dim
     moved = scores * (0.2 if fused else 4 * passes) + 4 * pairs * edge_dim * passes
-    return Cost(flops, held, flops / FLOPS.get(request.dtype, 6e10) + moved / BYTES)
+    masked = not graph.topology.is_complete and not graph.topology.is_causal
+    if fused and masked and graph.device.type == "cpu":
+        # Each head reads the mask.
+        moved += request.heads * pairs * request.dtype.itemsize * (2 if request.grad else 1)
+    seconds = flops / FLOPS.get(request.dtype, FLOPS[torch.float32]) + moved / BYTES
+    return Cost(flops, held, seconds * factor(way, request))
 
 
 def prepare(request: Request) -> None:

@@ -37,14 +37,14 @@ MOST_BYTES = 2**28
 _chosen: dict[str, str] = {}
 
 
-def constants() -> dict[str, str]:
+def chosen() -> dict[str, str]:
     """What was measured in this process, for a checkpoint to keep."""
     return dict(_chosen)
 
 
-def use_constants(constants: Mapping[str, str]) -> None:
+def use(chosen: Mapping[str, str]) -> None:
     """Plans with what was measured before, so that a resumed run goes on with the same plans."""
-    _chosen.update(constants)
+    _chosen.update(chosen)
 
 
 def choose(request: Request, executors: Mapping[str, ModuleType]) -> str:

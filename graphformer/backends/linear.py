@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from graphformer.backends.calibration import factor
 from graphformer.backends.request import Attended, Cost, Operands, Request
 from graphformer.backends.windows import power_of_two
 from graphformer.graph import TokenGraph
@@ -54,7 +55,8 @@ def cost(request: Request) -> Cost:
         held += 4.0 * examples * length * (3 * block + 2 * numbers / block)
     flops, held = flops * request.heads * passes, held * request.heads
     moved = 4.0 * tokens * request.heads * (request.dim + request.value_dim) + held
-    return Cost(flops, held, flops / FLOPS + passes * moved / BYTES)
+    seconds = flops / FLOPS + passes * moved / BYTES
+    return Cost(flops, held, seconds * factor("linear", request))
 
 
 def prepare(request: Request) -> None:

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import scatter, softmax
 
+from graphformer.backends.calibration import factor
 from graphformer.backends.request import Attended, Cost, Operands, Request
 from graphformer.layout import Pair
 from graphformer.scores.score import precise
@@ -126,7 +127,8 @@ def cost(request: Request) -> Cost:
     numbers = edges * request.heads * (request.dim + request.value_dim)
     rate = max(FAST_RATE * min(CACHED / max(numbers, 1), 1.0) ** FALL, SLOW_RATE)
     held = min(4.0 * numbers * 3, 8 * CHUNK_BYTES)
-    return Cost(2 * numbers * passes, held, CALL_SECONDS + numbers * passes / rate)
+    seconds = (CALL_SECONDS + numbers * passes / rate) * factor("reference", request)
+    return Cost(2 * numbers * passes, held, seconds)
 
 
 def run(request: Request, operands: Operands) -> Attended:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from graphformer.backends import kernels
+from graphformer.backends.calibration import factor
 from graphformer.backends.operators import Arguments, sparse_attention
 from graphformer.backends.request import Attended, Cost, Operands, Request
 from graphformer.graph import TokenGraph
@@ -20,8 +21,10 @@ from graphformer.scores import Bahdanau, GATv2, LeakyReLU, Score, SoftCap
 from graphformer.scores.additive import check_made
 from graphformer.scores.pointwise import Identity
 
-# Bytes of gathered rows in a second, on two CPU cores; seconds that a call takes at least.
-RATE = 1.3e10
+# Bytes of gathered rows in a second, on two CPU cores, from the caches and from memory; bytes that
+# caches hold; seconds that a call takes at least.
+NEAR, FAR = 9e10, 1.4e10
+CACHED = 2**25
 LEAST_SECONDS = 1e-4
 # Of the backward and the forward, in times of the forward.
 PASSES = 3.8
@@ -62,7 +65,11 @@ def cost(request: Request) -> Cost:
     data = (graph.edge_values_of(name).values for name in request.edge_names)
     edge_dim = sum(values.shape[1] for values in data if values is not None)
     moved += 4.0 * edges * edge_dim * passes + tokens * width * request.dtype.itemsize * passes
-    return Cost(flops, held, LEAST_SECONDS + moved / RATE)
+    rows = graph.keys.num_tokens * width * request.dtype.itemsize
+    near = min(CACHED / max(rows, 1), 1.0)
+    seconds = near * moved / NEAR * factor("sparse, near", request)
+    seconds += (1 - near) * moved / FAR * factor("sparse, far", request)
+    return Cost(flops, held, LEAST_SECONDS + seconds)
 
 
 def prepare(request: Request) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import platform
-from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+
+from graphformer.machine import cpu_name
 
 Accelerator = Literal["auto", "cpu", "gpu"]
 
@@ -38,15 +38,6 @@ def find_device(accelerator: str) -> torch.device:
 def device_name(device: torch.device) -> str:
     """The device as its maker calls it."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-
-
-def cpu_name() -> str:
-    """The processor as its maker calls it, and the instruction set that torch uses of it."""
-    listed = Path("/proc/cpuinfo")
-    lines = listed.read_text("utf-8").splitlines() if listed.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

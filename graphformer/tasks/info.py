@@ -10,11 +10,12 @@ from typing import NamedTuple
 import torch
 
 import graphformer
-from graphformer.backends import BACKENDS, kernels, name_of
-from graphformer.tasks.device import cpu_name
+from graphformer.backends import BACKENDS, calibration, kernels, name_of
+from graphformer.machine import cpu_name
 
 # Extras that users install; the others are for work on the package itself.
 EXTRAS = ("training", "text", "plots")
+UNCALIBRATED = "built-in costs: graphformer calibrate measures this machine's"
 
 
 class Requirement(NamedTuple):
@@ -45,6 +46,7 @@ def describe() -> list[str]:
         f"gpu          {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'}",
         f"backends     {', '.join(map(name_of, BACKENDS))}",
         f"kernels      {kernels.instruction_set() or f'none: {kernels.why_missing()}'}",
+        f"planner      {'calibrated' if calibration.factors() else UNCALIBRATED}",
     ]
     found = {name: installed(name) for name, _ in requirements()}
     packages = ", ".join(f"{name} {number}" for name, number in found.items() if number)

@@ -15,8 +15,8 @@ from typing import Any, TypedDict
 import torch
 
 import graphformer
-from graphformer.backends.executors import constants
 from graphformer.files import write_json
+from graphformer.planner import constants
 from graphformer.tasks.device import device_name
 
 PACKAGES = ("torch", "torch-geometric", "lightning", "numpy")

@@ -19,7 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import distributed
 
 import graphformer
-from graphformer.backends.executors import constants, use_constants
+from graphformer.planner import constants, use_constants
 from graphformer.tasks.checkpoints import FORMAT, KEY, checkpoint_path, prune, remove_unfinished
 from graphformer.tasks.counters import (
     BATCH,

@@ -1,0 +1,35 @@
+"""What machine this is, and where a user's caches lie on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from functools import cache
+from pathlib import Path
+
+import torch
+
+
+@cache
+def cpu_name() -> str:
+    """The processor as its maker calls it, and the instruction set that torch uses of it."""
+    listed = Path("/proc/cpuinfo")
+    lines = listed.read_text("utf-8").splitlines() if listed.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def cache_folder() -> Path:
+    """Where this user's caches of graphformer lie: `GRAPHFORMER_CACHE`, or the system's place."""
+    named = os.environ.get("GRAPHFORMER_CACHE")
+    if named:
+        return Path(named)
+    if sys.platform == "win32":
+        return (
+            Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "graphformer"
+        )
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "graphformer"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graphformer"
