@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
@@ -44,9 +45,15 @@ class DropIn(MessagePassing):
     """
 
     def _set_jittable_templates(self, raise_on_error: bool = False) -> None:
-        # PyG writes `propagate` anew for each class after reading its source, in which `forward`
-        # would call it; what it wrote for the class above serves here too.
-        return
+        # PyG writes `propagate` anew for each class. What it wrote for the class above serves here,
+        # unless a subclass has messages of its own.
+        if _own_steps(type(self)):
+            return
+        # It looks for the calls of `propagate` in sources that it knows by the name of a class, and
+        # the drop-in, whose `forward` has none, is called as the class above.
+        above: Any = _origin(type(self))
+        self.inspector._source_dict[above.__name__] = inspect.getsource(above)
+        super()._set_jittable_templates(raise_on_error)
 
 
 def eager(forward: Forward) -> Forward:
@@ -188,5 +195,9 @@ def _bind(edge_index: Tensor, ends: Ends) -> TokenGraph:
 @cache
 def _own_steps(kind: Any) -> bool:
     """Whether a class computes its messages as the class of PyG does."""
-    whole = next(cls for cls in kind.__mro__ if cls.__module__.startswith("torch_geometric."))
-    return all(getattr(kind, step) is getattr(whole, step) for step in STEPS)
+    return all(getattr(kind, step) is getattr(_origin(kind), step) for step in STEPS)
+
+
+def _origin(kind: Any) -> Any:
+    """The class of PyG that a drop-in, or a subclass of one, stands for."""
+    return next(cls for cls in kind.__mro__ if cls.__module__.startswith("torch_geometric."))
