@@ -131,7 +131,7 @@ def _attend(
         key, value = key.index_select(0, rows), value.index_select(0, rows)
     out = attend(query, key, value, graph, _DOT_PRODUCT, dropout=dropout)
     assert isinstance(out, Tensor)
-    return out.view(*parts[0].shape[:2], -1)
+    return out.reshape(*parts[0].shape[:2], -1)
 
 
 def _attend_densely(
