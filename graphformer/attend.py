@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -81,7 +81,7 @@ def attend_prepared(
     grad = torch.is_grad_enabled()
     dim = value.shape[2] if operands.query is None else operands.query.shape[2]
     kind = score if score.planned_as is None else score.planned_as
-    key = (
+    key = _Key(
         kind, heads, value.shape[1], dim, value.shape[2], value.dtype, normalize, dropout,
         edge_sum, backend, return_weights, grad,
     )  # fmt: skip
@@ -130,10 +130,13 @@ def plan(
         The plan, or the plans of a module.
     """
     if isinstance(score, Score):
-        return _plan_one(graph, score, heads, dim, dtype, training, **settings)
+        return _plan_one(graph, _key(graph, score, heads, dim, dtype, training, **settings))
     modules: list[Any] = [part for part in score.modules() if hasattr(part, "attention_settings")]
     return [
-        _plan_one(graph, dtype=dtype, training=training, **module.attention_settings(training))
+        _plan_one(
+            graph,
+            _key(graph, dtype=dtype, training=training, **module.attention_settings(training)),
+        )
         for module in modules
     ]
 
@@ -149,65 +152,85 @@ def explain(
 ) -> Plan:
     """What an attention would run on and why, what else there is, edges, FLOPs and bytes.
 
-    Takes what `plan` takes; print what it returns.
+    Takes what `plan` takes, and measures and prepares nothing; print what it returns.
     """
-    return _plan_one(graph, score, heads, dim, dtype, training, **settings)
+    key = _key(graph, score, heads, dim, dtype, training, **settings)
+    return graph.plans.get(key) or make_plan(_request(graph, key), key.backend)
 
 
-def _plan_one(
+class _Key(NamedTuple):
+    """What the plans of a graph are found by."""
+
+    score: Score
+    heads: int
+    kv_heads: int
+    dim: int
+    value_dim: int
+    dtype: torch.dtype
+    normalize: str
+    dropout: float
+    edge_sum: str | None
+    backend: str | None
+    return_weights: bool
+    grad: bool
+
+
+def _key(
     graph: TokenGraph,
     score: Score,
     heads: int,
     dim: int,
     dtype: torch.dtype,
     training: bool,
-    kv_heads: int | None = None,
-    value_dim: int | None = None,
-    normalize: str = "softmax",
-    dropout: float = 0.0,
-    edge_sum: str | None = None,
-    backend: str | None = None,
-    return_weights: bool = False,
-) -> Plan:
+    **settings: Any,
+) -> _Key:
     _check_kinds(graph, score)
+    asked: dict[str, Any] = {
+        "normalize": "softmax", "dropout": 0.0, "edge_sum": None, "backend": None,
+        "return_weights": False, "kv_heads": heads, "value_dim": dim,
+    }  # fmt: skip
+    for name in settings:
+        if name not in asked:
+            raise TypeError(f"a plan has no setting {name!r}; known are {', '.join(asked)}")
+    asked |= settings
     kind = score if score.planned_as is None else score.planned_as
-    key = (
-        kind, heads, kv_heads or heads, dim, value_dim or dim, dtype, normalize, dropout,
-        edge_sum, backend, return_weights, training,
-    )  # fmt: skip
-    if key not in graph.plans:
-        graph.plans[key] = _new_plan(graph, key)
-    made = graph.plans[key]
+    return _Key(score=kind, heads=heads, dim=dim, dtype=dtype, grad=training, **asked)
+
+
+def _plan_one(graph: TokenGraph, key: _Key) -> Plan:
+    made = graph.plans.get(key)
+    if made is None:
+        made = graph.plans[key] = _new_plan(graph, key)
     if made.backend is dense and graph.queries.num_tokens and graph.keys.num_tokens:
         dense.prepare_compiled(made.request)
     return made
 
 
-def _new_plan(graph: TokenGraph, key: tuple[Any, ...]) -> Plan:
+def _new_plan(graph: TokenGraph, key: _Key) -> Plan:
     if torch.compiler.is_compiling():
         raise RuntimeError(
             "nothing was planned for this graph: compiled code only reads plans; call "
             "plan(graph, score or model, ...) before, or the uncompiled model once"
         )
-    (
-        score, heads, kv_heads, dim, value_dim, dtype, normalize, dropout,
-        edge_sum, backend, return_weights, grad,
-    ) = key  # fmt: skip
-    if normalize not in NORMALIZERS:
-        raise ValueError(f"unknown normalize={normalize!r}; known are {', '.join(NORMALIZERS)}")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is a probability below 1, it is {dropout}")
-    request = Request(
-        graph, score, normalize, heads, kv_heads, dim, value_dim, dtype, grad, dropout, edge_sum,
-        return_weights,
-    )  # fmt: skip
-    _check_edge_data(request)
-    request.settle()
+    request = _request(graph, key)
     if torch._C._are_functorch_transforms_active():
         # To plan is to look into tensors, which transforms of functions hide from their own thread.
         with ThreadPoolExecutor(1) as thread:
-            return thread.submit(_prepared_plan, request, backend).result()
-    return _prepared_plan(request, backend)
+            return thread.submit(_prepared_plan, request, key.backend).result()
+    return _prepared_plan(request, key.backend)
+
+
+def _request(graph: TokenGraph, key: _Key) -> Request:
+    if key.normalize not in NORMALIZERS:
+        raise ValueError(f"unknown normalize={key.normalize!r}; known are {', '.join(NORMALIZERS)}")
+    if not 0 <= key.dropout < 1:
+        raise ValueError(f"dropout is a probability below 1, it is {key.dropout}")
+    settings = key._asdict()
+    del settings["backend"]
+    request = Request(graph, **settings)
+    _check_edge_data(request)
+    request.settle()
+    return request
 
 
 def _prepared_plan(request: Request, backend: str | None) -> Plan:

@@ -71,6 +71,7 @@ class _Rows(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], _: Tensor) -> None:
         x, index, back = inputs
         ctx.save_for_backward(index, back)
+        ctx.save_for_forward(index)
         ctx.shape = x.shape
 
     @staticmethod
@@ -79,6 +80,11 @@ class _Rows(torch.autograd.Function):
         if back is not None:
             return grad.index_select(0, back), None, None
         return grad.new_zeros(ctx.shape).index_copy(0, index, grad), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None, __: None) -> Tensor:
+        (index,) = ctx.saved_tensors
+        return tangent.index_select(0, index)
 
 
 def _slots(graph: TokenGraph, side: str, heads: int) -> tuple[Tensor, Tensor] | None:

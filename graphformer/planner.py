@@ -59,12 +59,14 @@ class Plan:
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes())])
 
     def notes(self) -> list[str]:
-        """What was paid for listing edges or for running unfused."""
+        """What was paid for listing edges or for running unfused, and on what dense runs."""
         found = []
         if "where(" in repr(self.request.graph.topology):
             found.append("a predicate cannot be listed below queries x keys; give edges instead")
         if self.request.has_function:
             found.append("the score's own forward(score, pair) runs unfused")
+        if self.backend is backends.dense and (note := backends.dense.note(self.request)):
+            found.append(note)
         return found
 
 

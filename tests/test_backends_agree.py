@@ -137,6 +137,18 @@ def test_backends_take_views_of_one_projection(monkeypatch: Patch) -> None:
                 torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", ["uniform", "long"])
+@pytest.mark.parametrize("score", ["dot", "alibi", "cosine"])
+@pytest.mark.parametrize("topology", ["complete", "causal", "window", "longformer"])
+def test_sharp_scores_are_not_rounded_to_16_bits(
+    topology: str, score: str, shape: str, monkeypatch: Patch
+) -> None:
+    case = make_case(score, topology, shape)
+    for name in ("query", "key"):
+        case.tensors[name].mul_(2.0)
+    check(case, torch.bfloat16, monkeypatch)
+
+
 def test_large_scores_do_not_overflow(monkeypatch: Patch) -> None:
     case = make_case("dot", "causal window", "ragged").to(torch.float32)
     case.tensors["query"].mul_(1e4)

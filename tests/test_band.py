@@ -231,28 +231,6 @@ def test_plain_products_can_be_differentiated_twice() -> None:
         torch.testing.assert_close(found, expected)
 
 
-def test_fused_windows_refuse_a_second_derivative() -> None:
-    graph = bind(gf.window(3))
-    query, key, value = (x.requires_grad_() for x in make_tensors(graph).values())
-    out = gf.attend(query, key, value, graph, backend="band")
-    (first,) = torch.autograd.grad(out.square().sum(), query, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"attention.*backward is not implemented"):
-        first.sum().backward()
-
-
-def test_functional_gradients_agree() -> None:
-    for topology in (gf.window(3), gf.window(3) | gf.global_tokens(2)):
-        graph = bind(topology)
-        query, key, value = make_tensors(graph).values()
-
-        def loss(query: Tensor, graph: gf.TokenGraph = graph) -> Tensor:
-            return gf.attend(query, key, value, graph, backend="band").square().sum()  # noqa: B023
-
-        leaf = query.clone().requires_grad_()
-        expected = torch.autograd.grad(loss(leaf), leaf)[0]
-        torch.testing.assert_close(torch.func.grad(loss)(query), expected)
-
-
 def test_a_moved_graph_makes_its_own_windows() -> None:
     graph = bind(gf.window(3) | gf.global_tokens(2))
     tensors, score = make_tensors(graph), gf.DotProduct()

@@ -123,15 +123,18 @@ def test_each_dtype_on_a_graph_has_its_own_executor(monkeypatch: pytest.MonkeyPa
     assert [dense.chosen_executor(made.request) for made in plans] == ["sdpa", "matmul"]
 
 
-@pytest.mark.parametrize("topology", [gf.complete(), gf.causal(), gf.window(2)], ids=repr)
-def test_functional_gradients_plan_by_themselves(topology: gf.Topology) -> None:
-    graph = topology.bind(sequences([torch.zeros(3, 1), torch.zeros(4, 1)]))
-    query, other = torch.randn(2, 7, 2, 4).unbind()
+def test_to_explain_measures_nothing(measured: dict[str, str]) -> None:
+    graph = bind(9, 4)
+    plan = gf.explain(graph, heads=2, dim=8, training=True)
+    assert not measured
+    assert "measured at the first call" in str(plan)
+    assert gf.plan(graph, heads=2, dim=8, training=True).name == plan.name
+    assert measured
 
-    def loss(query: torch.Tensor) -> torch.Tensor:
-        return gf.attend(query, other, other, graph, backend="dense").square().sum()
 
-    found = torch.func.grad(loss)(query)
-    leaf = query.clone().requires_grad_()
-    (expected,) = torch.autograd.grad(loss(leaf), leaf)
-    torch.testing.assert_close(found, expected)
+def test_explain_names_the_executor_and_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    for executor, words in {"sdpa": "on scaled_dot", "matmul": "weights hold 0.005 MB"}.items():
+        monkeypatch.setattr(executors, "choose", lambda *_, name=executor: name)
+        graph = bind(20, 15)
+        gf.plan(graph, heads=2, dim=8, training=True)
+        assert words in str(gf.explain(graph, heads=2, dim=8, training=True))

@@ -167,19 +167,6 @@ def test_linear_can_be_differentiated_twice(topology: gf.Topology) -> None:
         torch.testing.assert_close(found, expected)
 
 
-def test_functional_gradients_agree() -> None:
-    graph = gf.causal().bind(make_tokens((40, 3)))
-    query, key, value = make_tensors(graph).values()
-
-    def loss(query: Tensor) -> Tensor:
-        out = gf.attend(query, key, value, graph, gf.Kernel(), "sum", backend="linear")
-        return out.square().sum()
-
-    leaf = query.clone().requires_grad_()
-    expected = torch.autograd.grad(loss(leaf), leaf)[0]
-    torch.testing.assert_close(torch.func.grad(loss)(query), expected)
-
-
 def test_the_planner_takes_sums_for_long_examples() -> None:
     for topology in (gf.complete(), gf.causal()):
         graph = topology.bind(make_tokens((8192,)))

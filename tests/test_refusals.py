@@ -350,6 +350,12 @@ class OwnPairwise(gf.PairwiseScore):
         return (query - key).abs().sum(-1)
 
 
+def test_a_setting_that_plans_do_not_have_is_refused() -> None:
+    for make in (gf.plan, gf.explain):
+        with raises(TypeError, "no setting 'droput'", "known are normalize, dropout"):
+            make(GRAPH, droput=0.1)
+
+
 def test_explain_says_why_not() -> None:
     text = str(gf.explain(GRAPH, OwnPairwise(), HEADS, DIM))
     assert "runs on reference" in text

@@ -364,27 +364,6 @@ def test_what_the_kernels_do_not_know_is_refused() -> None:
 
 
 @needs_kernels
-def test_double_backward_is_refused() -> None:
-    graph = make_graph(5, 5, 9)
-    leaves = [normal(5, 2, 4).requires_grad_() for _ in range(3)]
-    out = gf.attend(*leaves, graph, backend="sparse")
-    with pytest.raises(RuntimeError, match=r"no double backward.*backend='reference'"):
-        torch.autograd.grad(out.sum(), leaves, create_graph=True)
-
-
-@needs_kernels
-def test_transforms_of_functions_are_refused() -> None:
-    graph = make_graph(5, 5, 9)
-    x = normal(5, 2, 4)
-
-    def loss(query: Tensor) -> Tensor:
-        return gf.attend(query, x, x, graph, backend="sparse").sum()
-
-    with pytest.raises(RuntimeError, match=r"torch\.func.*backend='reference'"):
-        torch.func.grad(loss)(x)
-
-
-@needs_kernels
 def test_an_unknown_instruction_set_is_refused() -> None:
     with pytest.raises(ValueError, match="no instruction set 'sse9'"):
         kernels.use_instruction_set("sse9")

@@ -67,10 +67,24 @@ def prepare(request: Request) -> None:
     request.graph._made[f"executor:{request.numbers}"] = chosen
 
 
-def chosen_executor(request: Request) -> str:
+def chosen_executor(request: Request) -> str | None:
     """Which executor was chosen when the request was planned: "sdpa" or "matmul"."""
-    chosen: str = request.graph._made[f"executor:{request.numbers}"]
+    chosen: str | None = request.graph._made.get(f"executor:{request.numbers}")
     return chosen
+
+
+def note(request: Request) -> str | None:
+    """Which executor runs the request, and what it holds."""
+    if not _plain_softmax(request):
+        return None
+    chosen = chosen_executor(request)
+    if chosen is None:
+        return "SDPA or batched matrix products, whichever is faster: measured at the first call"
+    if chosen == "sdpa":
+        return "runs on scaled_dot_product_attention, which was faster or leaner here"
+    pairs = int((request.graph.queries.lengths * request.graph.keys.lengths).sum())
+    held = pairs * request.heads * request.dtype.itemsize / 1e6
+    return f"runs on batched matrix products, which were faster here; weights hold {held:.3g} MB"
 
 
 def prepare_compiled(request: Request) -> None:
@@ -92,7 +106,7 @@ def run(request: Request, operands: Operands) -> Attended:
         if _is_compiled_in_steps(request):
             return _general(request, operands)
         return Attended(fused.attend_rectangle(request, operands))
-    chosen = chosen_executor(request)
+    chosen: str = request.graph._made[f"executor:{request.numbers}"]
     if torch._C._are_functorch_transforms_active():
         if chosen == "sdpa":
             return Attended(fused.attend_rectangle(request, operands))
@@ -161,7 +175,9 @@ def _scores(request: Request, operands: Operands) -> Tensor:
         query = to_rectangle(operands.query, graph, "query")
         key = to_rectangle(operands.key, graph, "key")
         heads = max(query.shape[1], key.shape[1])
-        total = precise(_all_heads(query, heads) @ _all_heads(key, heads).transpose(-1, -2))
+        # Scores of 16 bits would put errors of a percent into the weights.
+        query, key = precise(_all_heads(query, heads)), precise(_all_heads(key, heads))
+        total = query @ key.transpose(-1, -2)
     if operands.query_term is not None:
         total = total + to_rectangle(operands.query_term.unsqueeze(-1), graph, "query")
     if operands.key_term is not None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from graphformer.backends.request import Operands, Request
 from graphformer.backends.shelves import Order, Shelf, make_order, make_shelves
+from graphformer.scores.score import precise
 
 
 class _Frame(NamedTuple):
@@ -41,7 +42,7 @@ def prepare(request: Request) -> None:
 def run(request: Request, operands: Operands) -> Float[Tensor, "query head value_dim"]:
     """softmax(query key^T + mask) value, for scores that are nothing but products."""
     heads = request.heads
-    query, key, value = operands.scaled()[:3]
+    query, key, value = operands[:3]
     assert query is not None
     assert key is not None
     if query.shape[1] != heads:
@@ -50,7 +51,7 @@ def run(request: Request, operands: Operands) -> Float[Tensor, "query head value
         key = key.repeat_interleave(heads // key.shape[1], 1)
     if value.shape[1] != heads:
         value = value.repeat_interleave(heads // value.shape[1], 1)
-    out: Tensor = _Matmul.apply(query, key, value, _frame(request))
+    out: Tensor = _Matmul.apply(query, key, value, operands.scale, _frame(request))
     return out
 
 
@@ -61,7 +62,7 @@ def _frame(request: Request) -> _Frame:
 def _make_frame(request: Request) -> _Frame:
     graph, heads = request.graph, request.heads
     return _Frame(
-        make_shelves(graph, heads, request.dtype, fused=False),
+        make_shelves(graph, heads, torch.promote_types(request.dtype, torch.float32), fused=False),
         make_order(graph, "query", heads, heads),
         make_order(graph, "key", heads, heads),
         graph.queries.num_examples,
@@ -71,7 +72,9 @@ def _make_frame(request: Request) -> _Frame:
 
 class _Matmul(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, frame: _Frame) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, frame: _Frame
+    ) -> Tensor:
         examples, heads = frame.num_examples, query.shape[1]
         queries = _pad(query, examples, frame.queries)
         keys = _pad(key, examples, frame.keys)
@@ -79,7 +82,7 @@ class _Matmul(torch.autograd.Function):
         out = queries.new_empty(queries.shape[0], value.shape[-1])
         weights, kept = [], []
         for shelf in frame.shelves:
-            box = _weigh(_rows(queries, shelf, heads), _columns(keys, shelf, heads), shelf)
+            box = _weigh(_rows(queries, shelf, heads), _columns(keys, shelf, heads), scale, shelf)
             weights.append(box)
             if frame.dropout:
                 kept.append(torch.nn.functional.dropout(torch.ones_like(box), frame.dropout))
@@ -87,7 +90,7 @@ class _Matmul(torch.autograd.Function):
             torch.bmm(box, _columns(values, shelf, heads), out=_rows(out, shelf, heads))
             _silence(_rows(out, shelf, heads), shelf)
         ctx.save_for_backward(queries, keys, values, *weights, *kept)
-        ctx.frame = frame
+        ctx.scale, ctx.frame = scale, frame
         ctx.shapes = query.shape, key.shape, value.shape
         return _unpad(out, (*query.shape[:-1], value.shape[-1]), examples, frame.queries)
 
@@ -113,32 +116,39 @@ class _Matmul(torch.autograd.Function):
                 grad_box.mul_(kept[number])
             grad_box = torch._softmax_backward_data(grad_box, box, -1, box.dtype)
             _silence(grad_box, shelf)
-            below = _columns(keys, shelf, heads)
-            torch.bmm(grad_box, below, out=_rows(grad_queries, shelf, heads))
+            below, above = _columns(keys, shelf, heads), _rows(queries, shelf, heads)
+            _multiply(grad_box, below, ctx.scale, _rows(grad_queries, shelf, heads))
             _silence(_rows(grad_queries, shelf, heads), shelf)
-            above = _rows(queries, shelf, heads)
-            torch.bmm(grad_box.transpose(1, 2), above, out=_columns(grad_keys, shelf, heads))
+            grad_box = grad_box.transpose(1, 2)
+            _multiply(grad_box, above, ctx.scale, _columns(grad_keys, shelf, heads))
         query_shape, key_shape, value_shape = ctx.shapes
         return (
             _unpad(grad_queries, query_shape, examples, frame.queries),
             _unpad(grad_keys, key_shape, examples, frame.keys),
             _unpad(grad_values, value_shape, examples, frame.keys),
             None,
+            None,
         )
 
 
-def _weigh(query: Tensor, key: Tensor, shelf: Shelf) -> Tensor:
+def _weigh(query: Tensor, key: Tensor, scale: float, shelf: Shelf) -> Tensor:
     """The weights of a shelf, [example * head, row, column]."""
-    scores = torch.bmm(query, key.transpose(1, 2))
+    # Scores of 16 bits would put errors of a percent into the weights.
+    rows, columns = precise(query), precise(key).transpose(1, 2)
+    scores = rows.new_empty(rows.shape[0], rows.shape[1], columns.shape[2])
+    _multiply(rows, columns, scale, scores)
     box = scores.view(shelf.num_examples, -1, shelf.rows, shelf.columns)
     if shelf.mask is not None:
-        # Of one dtype: sums of two take ten times as long on a CPU.
         box.add_(shelf.mask)
-    # In 16 bits too, torch sums and takes exponentials in float32.
-    weights = torch.softmax(box, -1)
+    weights = torch.softmax(box, -1).to(query.dtype)
     if shelf.empty is not None:
         weights.masked_fill_(shelf.empty, 0.0)
     return weights.view(scores.shape)
+
+
+def _multiply(left: Tensor, right: Tensor, scale: float, out: Tensor) -> None:
+    """The product of both times `scale`, into `out`."""
+    torch.baddbmm(out, left, right, beta=0, alpha=scale, out=out)
 
 
 def _silence(box: Tensor, shelf: Shelf) -> None:
