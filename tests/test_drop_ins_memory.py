@@ -73,6 +73,7 @@ def test_equal_edges_of_another_tensor_are_bound_anew(binding: MagicMock) -> Non
     assert binding.call_count == 2
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
 def test_an_adjacency_is_bound_once(binding: MagicMock) -> None:
     adj = to_torch_coo_tensor(make_edges(), size=(4, 4)).t()
     for _ in range(3):

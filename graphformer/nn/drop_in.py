@@ -47,11 +47,12 @@ class DropIn(MessagePassing):
     def _set_jittable_templates(self, raise_on_error: bool = False) -> None:
         # PyG writes `propagate` anew for each class. What it wrote for the class above serves here,
         # unless a subclass has messages of its own.
-        if _own_steps(type(self)):
+        kind: Any = type(self)
+        if _own_steps(kind):
             return
         # It looks for the calls of `propagate` in sources that it knows by the name of a class, and
         # the drop-in, whose `forward` has none, is called as the class above.
-        above: Any = _origin(type(self))
+        above = _origin(kind)
         self.inspector._source_dict[above.__name__] = inspect.getsource(above)
         super()._set_jittable_templates(raise_on_error)
 
