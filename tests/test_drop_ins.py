@@ -71,6 +71,13 @@ def test_bipartite_attention_agrees(
     if chosen.pop("share_weights", False):
         dims = (IN_DIM, IN_DIM)
         chosen["share_weights"] = True
+    if (
+        with_edges
+        and graph.num_queries > graph.num_keys
+        and isinstance(chosen.get("fill_value"), str)
+    ):
+        # PyG sums what enters a query into as many rows as there are loops: its own layer fails.
+        chosen["fill_value"] = 0.5
     pair = make_pair(name, dims, 4, edge_dim=edge_dim, **chosen)
     inputs = {
         "memory": draw_numbers(graph.num_keys, dims[0]),

@@ -99,6 +99,15 @@ def why_not(layer: MessagePassing) -> str | None:
     return None
 
 
+def is_transformed() -> bool:
+    """Whether what runs is traced or transformed, so that a tensor is not what it seems."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._is_tracing()
+    )
+
+
 def is_ours(layer: MessagePassing, x: tuple[Any, ...], edge_index: Any) -> bool:
     """Whether `attend` can run this call; the others keep PyG's own results and errors.
 
@@ -112,7 +121,7 @@ def is_ours(layer: MessagePassing, x: tuple[Any, ...], edge_index: Any) -> bool:
     for part in x:
         if part is not None and (part.dim() != 2 or not part.shape[0]):
             return False
-    if torch._C._are_functorch_transforms_active() or torch._C._is_tracing():
+    if is_transformed():
         return False
     if edge_index.layout is torch.strided:
         return edge_index.dim() == 2 and edge_index.shape[0] == 2

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from graphformer.attend import attend
 from graphformer.graph import TokenGraph
+from graphformer.nn.drop_in import is_transformed
 from graphformer.nn.masks import Masks, Sizes
 from graphformer.scores import DotProduct
 
@@ -53,7 +54,7 @@ class MultiheadAttention(nn.MultiheadAttention):
         elif across:
             parts = [x.transpose(0, 1) for x in parts]
         sizes = Sizes(parts[0].shape[0], parts[0].shape[1], parts[1].shape[1], query.device)
-        graph = None if need_weights or _is_transformed() else masks.graph(sizes)
+        graph = None if need_weights or is_transformed() else masks.graph(sizes)
         dropout = self.dropout if self.training else 0.0
         weights = None
         if graph is not None:
@@ -111,15 +112,6 @@ def why_not(layer: nn.MultiheadAttention) -> str | None:
     if layer.bias_k is not None:
         return "it has add_bias_kv"
     return "it has add_zero_attn" if layer.add_zero_attn else None
-
-
-def _is_transformed() -> bool:
-    """Whether what runs is traced: then graphs cannot be looked up by the identity of a mask."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._is_tracing()
-        or torch._C._are_functorch_transforms_active()
-    )
 
 
 def _attend(
