@@ -115,6 +115,7 @@ def in_parts() -> nn.Module:
         (with_forward(), "it has a forward of its own"),
         (pyg.GATConv(4, 4, flow="target_to_source"), "its flow is target_to_source"),
         (pyg.GCNConv(4, 4, aggr="max"), "its messages are aggregated by MaxAggregation()"),
+        (pyg.GATConv(4, 4, dropout=1.0), "it drops everything"),
         (in_parts(), "its features are taken in 2 parts"),
         (nn.MultiheadAttention(4, 2, add_bias_kv=True), "it has add_bias_kv"),
         (nn.MultiheadAttention(4, 2, add_zero_attn=True), "it has add_zero_attn"),

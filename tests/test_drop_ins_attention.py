@@ -197,6 +197,14 @@ def test_dropout_drops_while_training_alone(need_weights: bool) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
+def test_dropout_of_everything_leaves_nothing() -> None:
+    drop, _ = make_pair(dropout=1.0)
+    x = draw_numbers(4, 2, WIDTH)
+    for need_weights in (True, False):
+        out, _ = drop(x, x, x, need_weights=need_weights)
+        assert torch.equal(out, drop.out_proj.bias.expand_as(out))
+
+
 @pytest.mark.parametrize("settings", [{"add_bias_kv": True}, {"add_zero_attn": True}], ids=str)
 def test_settings_without_a_drop_in_run_as_in_torch(settings: dict[str, Any]) -> None:
     drop, theirs = make_pair(**settings)

@@ -129,6 +129,18 @@ def test_plans_do_not_grow_with_calls_and_layers(name: str) -> None:
     assert plan.request.graph is graph
 
 
+@pytest.mark.parametrize("name", ["TransformerConv", "GATv2Conv"])
+def test_layers_that_share_plans_keep_their_weights(name: str) -> None:
+    edge_index, x, bond = make_edges(), torch.randn(4, 4), torch.randn(5, 3)
+    first, second = make(name, edge_dim=3), make(name, edge_dim=3)
+    before = [layer(x, edge_index, bond) for layer in (first, second)]
+    assert not torch.allclose(*before)
+    for layer, expected in zip((first, second), before, strict=True):
+        assert torch.equal(layer(x, edge_index, bond), expected)
+        theirs = super(type(layer), layer).forward(x, edge_index, bond)
+        torch.testing.assert_close(theirs, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_what_inference_mode_bound_serves_training(binding: MagicMock) -> None:
     layer, edge_index = make("GATConv"), make_edges()
     with torch.inference_mode():

@@ -54,9 +54,10 @@ class MultiheadAttention(nn.MultiheadAttention):
         elif across:
             parts = [x.transpose(0, 1) for x in parts]
         sizes = Sizes(parts[0].shape[0], parts[0].shape[1], parts[1].shape[1], query.device)
-        graph = None if need_weights or is_transformed() else masks.graph(sizes)
         dropout = self.dropout if self.training else 0.0
-        weights = None
+        graph = weights = None
+        if not need_weights and dropout < 1 and not is_transformed():
+            graph = masks.graph(sizes)
         if graph is not None:
             out = _attend(parts, graph, dropout)
         else:
