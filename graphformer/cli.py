@@ -1,21 +1,15 @@
-"""The command line: a command is a function, its options are its arguments.
-
-An argument that is a dataclass of settings gives an option for each of its fields, so that
-`settings.yaml`, which has the same names, is read back with `--config`. Help is the docstrings'.
-"""
+"""The command line: a command is a function, its options are its arguments."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from inspect import getdoc, signature
-from typing import TYPE_CHECKING, Any, get_type_hints
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
+from typing import Any, NoReturn
 
 # What each command does, and the functions that do it; modules are imported when they are named.
 TASKS = "graphformer.tasks"
@@ -41,6 +35,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
         {"": f"{TASKS}.info:info"},
     ),
 }
+HELP = ("-h", "--help")
 DEBUG = "GRAPHFORMER_DEBUG"
 
 
@@ -48,89 +43,81 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command that the arguments name; says what is wrong with them in a line."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        function, given = parse(arguments)
-        function(**arguments_of(function, given))
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        ours = isinstance(error, ModuleNotFoundError) and str(error.name).startswith("graphformer")
-        if ours or os.environ.get(DEBUG):
+        with warnings_in_a_line():
+            run(arguments)
+    except (ValueError, OSError, ModuleNotFoundError, MemoryError, RuntimeError) as error:
+        if not is_expected(error) or os.environ.get(DEBUG):
             raise
         print(f"error: {explained(error)}", file=sys.stderr)
         sys.exit(2)
 
 
-def parse(arguments: list[str]) -> tuple[Callable[..., Any], Namespace]:
-    """The function of the named command, and what is given for its arguments.
+def run(arguments: list[str]) -> None:
+    """Runs the command, or shows help for it.
 
     Raises:
+        ValueError: there is no such command or option, or a value makes no sense; in the words of
+            the command line.
         ModuleNotFoundError: a package is missing that the command needs.
     """
-    from jsonargparse import ArgumentParser
-
-    named = next((each for each in arguments if each in COMMANDS), None)
-    parser = ArgumentParser(
-        prog="graphformer", description="Attention is message passing.", usage="%(prog)s COMMAND"
-    )
-    commands = parser.add_subcommands(metavar="COMMAND")
-    functions: dict[str, Callable[..., Any]] = {}
-    for name, (summary, actions) in COMMANDS.items():
-        # Only what is asked for is imported: the others are listed.
-        chosen = actions if name == named else {}
-        functions |= {f"{name} {each}".strip(): load(path) for each, path in chosen.items()}
-        if "" in actions:
-            inner = make_parser(f"graphformer {name}", functions.get(name))
-            commands.add_subcommand(name, inner, help=summary)
-            continue
-        inner = ArgumentParser(description=summary, usage=f"graphformer {name} COMMAND")
-        commands.add_subcommand(name, inner, help=summary)
-        verbs = inner.add_subcommands(metavar="COMMAND", prog=f"graphformer {name}")
-        for verb in chosen:
-            function = functions[f"{name} {verb}"]
-            verb_parser = make_parser(f"graphformer {name} {verb}", function)
-            verbs.add_subcommand(verb, verb_parser, help=first_line(function))
-    given = parser.parse_args(arguments)
-    name, given = given.subcommand, given[given.subcommand]
-    if "" in COMMANDS[name][1]:
-        return functions[name], given
-    return functions[f"{name} {given.subcommand}"], given[given.subcommand]
+    if arguments and arguments[0] in HELP:
+        show(listing("graphformer", {name: summary for name, (summary, _) in COMMANDS.items()}))
+    name, *others = [choose("graphformer", arguments, COMMANDS), *arguments[1:]]
+    actions = COMMANDS[name][1]
+    command, path = f"graphformer {name}", actions.get("")
+    if path is None:
+        if others and others[0] in HELP:
+            show(listing(command, {verb: first_line(load(at)) for verb, at in actions.items()}))
+        verb, *others = [choose(command, others, actions), *others[1:]]
+        command, path = f"{command} {verb}", actions[verb]
+    function = load(path)
+    if signature(function).parameters:
+        call(function, command, others)
+    elif others and others[0] in HELP:
+        show(f"usage: {command}\n\n{first_line(function)}")
+    elif others:
+        raise ValueError(f"{command} has no options, and it got {others[0]}")
+    else:
+        function()
 
 
-def make_parser(name: str, function: Callable[..., Any] | None) -> ArgumentParser:
-    """A parser with an option for each argument of the function, or for each of its fields."""
-    from jsonargparse import ArgumentParser
+def choose(command: str, words: Sequence[str], known: Iterable[str]) -> str:
+    """The first of the words, which is one of those known.
 
-    if function is None:
-        return ArgumentParser()
-    parser = ArgumentParser(description=first_line(function), usage=f"{name} [options]")
-    settings = settings_of(function)
-    parser.add_argument("--config", action="config", help="settings.yaml of a run, to do it again")
-    parser.add_function_arguments(function, skip=set(settings))
-    for kind in settings.values():
-        parser.add_class_arguments(kind)
-    for action in parser._actions:
-        if getattr(action, "_typehint", None) is bool:
-            action.nargs, action.const = "?", True  # `--resume` alone means yes
-    return parser
+    Raises:
+        ValueError: it is not, or there is none.
+    """
+    if not words:
+        raise ValueError(f"what is {command} to do? Write one of: {', '.join(known)}")
+    if words[0] not in known:
+        raise ValueError(f"{command} knows no {words[0]!r}: write one of: {', '.join(known)}")
+    return words[0]
 
 
-def settings_of(function: Callable[..., Any]) -> dict[str, type]:
-    """The arguments that are dataclasses of settings, and their types."""
-    hints = get_type_hints(function)
-    return {
-        name: hints[name]
-        for name in signature(function).parameters
-        if dataclasses.is_dataclass(hints[name])
-    }
+def call(function: Callable[..., Any], command: str, words: list[str]) -> None:
+    """Calls the function with the options that the words give."""
+    # Imported late: the commands without options need none of the packages for them.
+    from graphformer.options import arguments_of, as_options, make_parser, names_of
+
+    given = make_parser(command, function).parse_args(words)
+    try:
+        function(**arguments_of(function, given))
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(as_options(str(error), names_of(function))) from error
 
 
-def arguments_of(function: Callable[..., Any], given: Namespace) -> dict[str, Any]:
-    """The arguments to call the function with."""
-    settings = settings_of(function)
-    built = {
-        name: kind(**{field.name: given[field.name] for field in dataclasses.fields(kind)})
-        for name, kind in settings.items()
-    }
-    plain = [name for name in signature(function).parameters if name not in settings]
-    return built | {name: given[name] for name in plain}
+def show(text: str) -> NoReturn:
+    """Prints the help that was asked for, and ends."""
+    print(text)
+    sys.exit(0)
+
+
+def listing(command: str, rows: dict[str, str]) -> str:
+    """Help for a word that others follow."""
+    width = max(map(len, rows))
+    lines = [f"  {name.ljust(width)}  {summary}" for name, summary in rows.items()]
+    head = [f"usage: {command} COMMAND [options]", "", f"{command} COMMAND --help has the options."]
+    return "\n".join([*head, "", *lines])
 
 
 def load(path: str) -> Callable[..., Any]:
@@ -145,8 +132,34 @@ def first_line(function: Callable[..., Any]) -> str:
     return (getdoc(function) or "").partition("\n")[0]
 
 
+@contextmanager
+def warnings_in_a_line() -> Iterator[None]:
+    """A warning is its message alone, as an error is, in the block."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+def is_expected(error: Exception) -> bool:
+    """Whether a line explains the error, which is then none of the program's own."""
+    if isinstance(error, ModuleNotFoundError):
+        return not str(error.name).startswith("graphformer")
+    return not isinstance(error, RuntimeError) or lacks_memory(error)
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether there was too little memory, which torch has no error of its own for on a CPU."""
+    return isinstance(error, MemoryError) or "memory" in str(error)
+
+
 def explained(error: Exception) -> str:
     """What is wrong and, where a package is missing, how to get it."""
+    if isinstance(error, MemoryError | RuntimeError):
+        first, *_ = str(error).splitlines() or [""]
+        return f"there is too little memory, write smaller sizes: {first}"
     if isinstance(error, ModuleNotFoundError):
         return f"{error.name} is not installed, and this command needs it: pip install " + (
             "'graphformer[all]'"

@@ -56,23 +56,19 @@ def pick_rows(
         back: where each row of `x` was picked, which makes the backward as quick; None where some
             were not.
     """
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        # It has every transform; compiled code takes no function of our own that has them all.
+        return x.index_select(0, index)
     picked: Tensor = _Rows.apply(x, index, back)
     return picked
 
 
 class _Rows(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(x: Tensor, index: Tensor, back: Tensor | None) -> Tensor:
-        return x.index_select(0, index)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], _: Tensor) -> None:
-        x, index, back = inputs
+    def forward(ctx: Any, x: Tensor, index: Tensor, back: Tensor | None) -> Tensor:
         ctx.save_for_backward(index, back)
-        ctx.save_for_forward(index)
         ctx.shape = x.shape
+        return x.index_select(0, index)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -80,11 +76,6 @@ class _Rows(torch.autograd.Function):
         if back is not None:
             return grad.index_select(0, back), None, None
         return grad.new_zeros(ctx.shape).index_copy(0, index, grad), None, None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None, __: None) -> Tensor:
-        (index,) = ctx.saved_tensors
-        return tangent.index_select(0, index)
 
 
 def _slots(graph: TokenGraph, side: str, heads: int) -> tuple[Tensor, Tensor] | None:

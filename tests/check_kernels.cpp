@@ -11,18 +11,18 @@
 namespace {
 
 using Numbers = std::vector<double>;
+constexpr double SCALE = 0.7;
 
 struct Graph {
     int64_t queries, keys;
-    std::vector<int32_t> ptr, index, order, key_ptr, key_index, key_place;
+    std::vector<int32_t> ptr, index, key_ptr, key_index, key_place;
 };
 
 std::mt19937 generator(0);
 
 // Random edges with a query and a key that have most of them, and some that have none.
 Graph make_graph(int64_t queries, int64_t keys, int64_t edges) {
-    Graph g{queries, keys, std::vector<int32_t>(queries + 1), {}, {}, std::vector<int32_t>(keys + 1),
-            {}, {}};
+    Graph g{queries, keys, std::vector<int32_t>(queries + 1), {}, std::vector<int32_t>(keys + 1), {}, {}};
     std::vector<std::vector<int32_t>> by_query(queries), by_key(keys);
     std::vector<int32_t> query_of;
     for (int64_t n = 0; n < edges; ++n) {
@@ -46,7 +46,6 @@ Graph make_graph(int64_t queries, int64_t keys, int64_t edges) {
         }
         g.key_ptr[key + 1] = int32_t(g.key_place.size());
     }
-    for (int64_t n = 0; n < edges; ++n) g.order.push_back(int32_t(edges - 1 - n));
     return g;
 }
 
@@ -106,13 +105,13 @@ double objective(const Case &c, const Graph &g, const Tensors &t, Numbers *out) 
             Numbers z(last - first);
             double most = -1e300, norm = 0;
             for (int64_t n = first; n < last; ++n) {
-                int64_t j = g.index[n], e = g.order[n];
+                int64_t j = g.index[n], e = n;
                 double score = t.query_term.exact[i * H + h] + t.key_term.exact[j * H + h]
                              + t.bias.exact[e * H + h];
                 for (int64_t d = 0; d < D; ++d) {
                     double q = t.query.exact[(i * H + h) * D + d], k = t.key.exact[(j * H + h) * D + d];
                     score += c.pair == GF_PRODUCT
-                                 ? q * k
+                                 ? SCALE * q * k
                                  : t.pair_weight.exact[h * D + d]
                                        * pointwise(c, q + k + t.pair_data.exact[(e * H + h) * D + d]);
                 }
@@ -129,7 +128,7 @@ double objective(const Case &c, const Graph &g, const Tensors &t, Numbers *out) 
             }
             if (c.normalize == GF_NONE || norm == 0) norm = 1;
             for (int64_t n = first; n < last; ++n) {
-                int64_t j = g.index[n], e = g.order[n];
+                int64_t j = g.index[n], e = n;
                 double w = z[n - first] / norm;
                 total += w * t.grad_weights.exact[e * H + h];
                 for (int64_t d = 0; d < V; ++d) {
@@ -171,7 +170,7 @@ bool check(const Case &c, const Graph &g) {
     a.value_dim = c.value_dim, a.edge_dim = c.edge_dim, a.sum_dim = c.sum_dim, a.bias_heads = H;
     a.dtype = T, a.pair = c.pair, a.normalize = c.normalize, a.threads = c.threads;
     a.pointwise = pair ? GF_IDENTITY : GF_SOFT_CAP, a.constant = pair ? 0.2 : 3;
-    a.ptr = g.ptr.data(), a.index = g.index.data(), a.order = g.order.data();
+    a.ptr = g.ptr.data(), a.index = g.index.data(), a.scale = pair ? 1 : SCALE;
     a.key_ptr = g.key_ptr.data(), a.key_index = g.key_index.data();
     a.key_place = g.key_place.data();
     a.query = t.query.data(), a.key = t.key.data(), a.value = t.value.data();

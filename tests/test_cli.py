@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
 
-from graphformer import cli
+from graphformer import cli, options
 from graphformer.tasks import info as information
 
 
@@ -22,10 +24,14 @@ class Size:
     Attributes:
         width: in tokens.
         tall: whether it is tall.
+        form: how it looks.
+        marks: where it is scratched.
     """
 
     width: int | None = None
     tall: bool = False
+    form: Literal["round", "flat"] = "flat"
+    marks: list[int] | None = None
 
 
 def measure(size: Size, name: str, out: Path = Path("out")) -> None:
@@ -77,11 +83,21 @@ def test_help_is_made_of_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["measure", "--name", "a", "--width", "0"], "error: width is 0: write a number"),
-        (["measure", "--name", "a", "--width", "wide"], "width"),
-        (["measure", "--name", "a", "--depth", "1"], "unrecognized arguments: --depth"),
-        (["measure"], "name"),
-        (["measur"], "invalid choice: 'measur' (choose from 'measure')"),
+        (["measure", "--name", "a", "--width", "0"], "--width is 0: write a number of at least 1"),
+        (["measure", "--name", "a", "--width", "wide"], "--width is 'wide': write a whole number"),
+        (["measure", "--name", "a", "--width"], "--width needs a value: write a whole number"),
+        (["measure", "--name", "a", "--tall", "so"], "--tall is 'so': write true or false"),
+        (["measure", "--name", "a", "--form", "oval"], "--form is 'oval': write round or flat"),
+        (["measure", "--name", "a", "--marks", "1"], "--marks is '1': write whole numbers in brac"),
+        (["measure", "--name", "a", "--widt", "3"], "there is no option --widt: did you mean --wi"),
+        (["measure", "--name", "a", "--wdith=3"], "there is no option --wdith: did you mean --wi"),
+        (["measure", "--name", "a", "--colour", "1"], "no option --colour: --help lists those th"),
+        (["measure", "--name", "a", "b"], "'b' belongs to no option"),
+        (["measure", "--config", "none.yaml"], "--config: File does not exist: "),
+        (["measure"], "--name must be given"),
+        (["measur"], "graphformer knows no 'measur': write one of: measure"),
+        (["--name", "a", "measure"], "graphformer knows no '--name': write one of: measure"),
+        ([], "what is graphformer to do? Write one of: measure"),
     ],
 )
 def test_what_is_wrong_is_said_without_a_traceback(
@@ -91,9 +107,63 @@ def test_what_is_wrong_is_said_without_a_traceback(
         cli.main(arguments)
     assert ended.value.code == 2
     shown = capsys.readouterr().err
+    assert shown.startswith("error: ")
     assert message in shown
-    assert "Traceback" not in shown
+    assert len(shown.splitlines()) == 1
     assert not called
+
+
+@pytest.mark.usefixtures("command")
+@pytest.mark.parametrize("text", ["widht: 3", "[", "- 1", "width: wide"])
+def test_a_file_of_other_settings_is_refused(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["measure", "--name", "a", "--config", str(settings)])
+    assert ended.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ")
+    assert len(shown.splitlines()) == 1
+    assert not called
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("data_dir is missing: write data_dir", "--data_dir is missing: write --data_dir"),
+        ("gcn has no setting heads=2: it has data", "gcn has no setting --heads 2: it has data"),
+        ("go on (data=True), or with data=None", "go on (--data), or with --data null"),
+        ("name its file as well (data)", "name its file as well (--data)"),
+        ("data 'x' is unknown", "--data 'x' is unknown"),
+        ("the data in data_dir/a has data_dir.txt", "the data in data_dir/a has data_dir.txt"),
+        ("there is --data_dir and no data", "there is --data_dir and no data"),
+    ],
+)
+def test_arguments_are_called_as_one_types_them(message: str, expected: str) -> None:
+    assert options.as_options(message, ["data", "data_dir", "heads"]) == expected
+
+
+def test_warnings_are_a_line() -> None:
+    before = warnings.formatwarning
+    with cli.warnings_in_a_line():
+        shown = warnings.formatwarning(UserWarning("it is late"), UserWarning, "clock.py", 12)
+    assert shown == "warning: it is late\n"
+    assert warnings.formatwarning is before
+
+
+@pytest.mark.usefixtures("command")
+def test_too_little_memory_is_said_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill_memory(name: str) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes\nat line 3")
+
+    monkeypatch.setattr(cli, "load", lambda path: fill_memory)
+    with pytest.raises(SystemExit):
+        cli.main(["measure", "--name", "a"])
+    assert capsys.readouterr().err.startswith("error: there is too little memory, write smaller")
 
 
 @pytest.mark.usefixtures("command")
@@ -142,7 +212,7 @@ def test_a_process_classifies_nodes_and_its_settings_do_it_again(tmp_path: Path)
 def test_info_says_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     information.info()
     shown = capsys.readouterr().out
-    for word in ("python", "torch", "threads", "reference", "kernels", "missing      nothing"):
+    for word in ("python", "torch", "thread", "reference", "kernels", "missing      nothing"):
         assert word in shown
 
 
@@ -156,3 +226,38 @@ def test_info_says_how_to_get_what_is_missing() -> None:
     ]
     extras = {extra for _, extra in information.requirements()}
     assert extras == {None, *information.EXTRAS}
+
+
+# A core-only install: what the extras bring can neither be imported nor asked for its version.
+CORE_ONLY = """
+import importlib.metadata, sys
+outer = ["babel", "jsonargparse", "lightning", "matplotlib", "sacrebleu", "safetensors", "sklearn"]
+sys.modules |= dict.fromkeys([*outer, "tokenizers", "yaml"])
+found = importlib.metadata.version
+def version(name):
+    if name in {"scikit-learn", "tokenizers", *outer}:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return found(name)
+importlib.metadata.version = version
+from graphformer.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["info", "--help"], ["--help"]])
+def test_info_and_help_need_no_extra(arguments: list[str]) -> None:
+    command = [sys.executable, "-c", CORE_ONLY, *arguments]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    if arguments == ["info"]:
+        assert "missing      jsonargparse: pip install 'graphformer[training]'" in finished.stdout
+
+
+def test_other_commands_say_which_extra_they_need() -> None:
+    command = [sys.executable, "-c", CORE_ONLY, "nodes", "fit", "--out", "nowhere"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    assert line.endswith(
+        "is not installed, and this command needs it: pip install 'graphformer[all]'"
+    )

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]
 
 from graphformer import backends
 from graphformer.backends import BACKENDS, name_of, reference
+from graphformer.backends.executors import constants
 from graphformer.tasks import compare as command
 from graphformer.tasks.compare import compare
 from graphformer.tasks.comparison import measure, trial
@@ -113,6 +115,9 @@ def test_the_folder_has_settings_figures_and_results(finished: Finished) -> None
     assert metrics["figures"] == finished.figures
     assert metrics["seeds"] == [0]
     assert "batch 2, 2 heads of 4, float32" in metrics["data"]
+    assert metrics["machine"]["precision"] == "float32"
+    assert metrics["planner"], "the plans depend on it"
+    assert metrics["planner"].items() <= constants().items()
     assert "medians of up to 1 calls" in metrics["protocol"]
     with (finished.out / "results.csv").open(encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == len(finished.rows)
@@ -220,9 +225,9 @@ def test_what_is_predicted_to_take_longer_than_the_patience_is_left_out(tmp_path
         (lambda: Graphs(topologies=[]), "topologies is empty: write at least one to compare"),
         (lambda: Graphs(densities=[0.1, 1.5]), "write shares of all pairs, above 0 and up to 1"),
         (lambda: Graphs(densities=[]), "write shares of all pairs, above 0 and up to 1"),
-        (lambda: Timing(repeats=0), "repeats is 0: write a number of calls, at least 1"),
-        (lambda: Timing(seconds=0.0), "seconds is 0.0: write a number of seconds above 0"),
-        (lambda: Timing(patience=-1.0), "patience is -1.0: write a number of seconds above 0"),
+        (lambda: Timing(repeats=0), "repeats is 0: write a number of at least 1"),
+        (lambda: Timing(seconds=0.0), "seconds is 0.0: write a number above 0"),
+        (lambda: Timing(patience=-1.0), "patience is -1.0: write a number above 0"),
         (lambda: Timing(threads=0), "threads is 0: write a number of at least 1"),
     ],
 )
@@ -270,13 +275,60 @@ def test_sizes_that_do_not_fit_into_memory_are_refused(
         compare(Job(tmp_path, accelerator="cpu"), Sizes(lengths=[64]), Graphs(topologies), TIMING)
 
 
-def test_an_unknown_accelerator_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown accelerator 'tpu'; known are auto, cpu, gpu"):
-        compare(Job(tmp_path, accelerator="tpu"), SIZES, GRAPHS, TIMING)
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("accelerator", ["tpu", "mps"])
+def test_an_unknown_accelerator_is_refused_by_every_command(accelerator: Any) -> None:
+    message = f"accelerator '{accelerator}' is unknown: known are auto, cpu, gpu"
+    with pytest.raises(ValueError, match=message):
+        Job(Path("out"), accelerator=accelerator)
 
 
-def test_a_comparison_is_not_overwritten(finished: Finished) -> None:
-    before = (finished.out / "results.csv").read_bytes()
+def test_a_gpu_that_is_not_there_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="accelerator is gpu, and there is none that torch can"):
+        compare(Job(out, accelerator="gpu"), SIZES, GRAPHS, TIMING)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_comparison_is_not_overwritten(finished: Finished, tmp_path: Path, seeds: int) -> None:
+    folder = tmp_path / "seed-1" if seeds > 1 else tmp_path
+    folder.mkdir(exist_ok=True)
+    (folder / "results.csv").write_bytes((finished.out / "results.csv").read_bytes())
+    job = Job(tmp_path, seeds=seeds, accelerator="cpu")
     with pytest.raises(ValueError, match=r"results\.csv is there already: write --resume"):
-        compare(Job(finished.out, accelerator="cpu"), Sizes(lengths=[8]), Graphs(), TIMING)
-    assert (finished.out / "results.csv").read_bytes() == before
+        compare(job, Sizes(lengths=[8]), Graphs(), TIMING)
+    assert not (tmp_path / "settings.yaml").exists()
+    assert len(read_rows(folder / "results.csv")) == len(finished.rows)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda lines: ["", *lines[1:]],
+        lambda lines: [lines[0], lines[1], lines[2][:20]],
+        lambda lines: [lines[0], lines[1].replace("complete()", "complete(),")],
+        lambda lines: [lines[0].replace("gap", "hole"), *lines[1:]],
+        lambda lines: [lines[0].replace(",gap", ""), *lines[1:]],
+        lambda lines: [lines[0], lines[1], '"open'],
+        lambda lines: [*lines[:2], lines[2].replace("complete()", "xcomplete()"), *lines[3:]],
+    ],
+)
+def test_a_damaged_table_is_refused_by_name(
+    damage: Callable[[list[str]], list[str]], finished: Finished, tmp_path: Path
+) -> None:
+    table = tmp_path / "results.csv"
+    table.write_text("\n".join(damage((finished.out / "results.csv").read_text().splitlines())))
+    (tmp_path / "settings.yaml").write_bytes((finished.out / "settings.yaml").read_bytes())
+    with pytest.raises(ValueError, match=r"results\.csv.*: this is no table .* or it is damaged"):
+        compare(Job(tmp_path, resume=True, accelerator="cpu"), SIZES, GRAPHS, TIMING)
+
+
+def test_damaged_settings_are_refused_by_name(tmp_path: Path) -> None:
+    for text in ("a: [", "- 1\n", ""):
+        (tmp_path / "settings.yaml").write_text(text)
+        with pytest.raises(ValueError, match=r"settings\.yaml is damaged: choose another folder"):
+            compare(Job(tmp_path, resume=True, accelerator="cpu"), SIZES, GRAPHS, TIMING)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from graphformer.tasks import demo as demonstration
+from graphformer.tasks.comparison.rows import read_rows
 from graphformer.tasks.report import Section, Table, write_report
 
 
@@ -22,7 +23,6 @@ def test_a_report_needs_no_other_file(tmp_path: Path) -> None:
         "1 < 2 & it holds",
         ["text"],
         [Table(["name", "value"], [["a<b", "3"]])],
-        "first\n  second",
         [(picture, "what it shows"), (tmp_path / "absent.svg", "never drawn")],
         "graphformer demo",
     )
@@ -32,7 +32,6 @@ def test_a_report_needs_no_other_file(tmp_path: Path) -> None:
     assert "A &lt;part&gt;" in text
     assert "1 &lt; 2 &amp; it holds" in text
     assert "<td>a&lt;b</td><td>3</td>" in text
-    assert "<pre>first\n  second</pre>" in text
     assert "<pre>graphformer demo</pre>" in text
     assert "never drawn" not in text
     sources = re.findall(r'(?:src|href)="([^"]*)"', text)
@@ -83,11 +82,36 @@ def test_the_demo_reports_what_its_parts_measured(
         assert measured["seeds"] == [0, 1]
         assert f"{100 * measured['figures']['test_accuracy']['mean']:.1f} %" in text
     assert text.count("data:image/svg+xml;base64") == 3
+    assert "<th>reference</th>" in text
+    assert all("<pre>graphformer" in line for line in text.splitlines() if "<pre>" in line)
+    for row in read_rows(tmp_path / "compare" / "results.csv"):
+        assert f"<td>{row.topology}</td>" in text
+    assert "compare/report.txt beside this page" in text
+    spent = [json.loads(file.read_text())["seconds"] for file in tmp_path.glob("*/time.json")]
+    assert len(spent) == 3
+    assert f"in {sum(spent):.0f} seconds on" in text
     shown = capsys.readouterr().out
     assert str(report) in shown
     assert "Sequence to sequence: " in shown
     checkpoints = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.ckpt")}
     demonstration.demo(tmp_path)
+    lead = next(line for line in text.splitlines() if "seconds on" in line)
+    assert lead in report.read_text("utf-8"), "what it took is not forgotten"
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("step-*.ckpt")} == {
         path: time for path, time in checkpoints.items() if path.name.startswith("step-")
     }, "what is there is not trained again"
+
+
+def test_the_time_of_a_part_counts_until_it_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 3.0, 10.0, 14.0, 20.0, 29.0])
+    monkeypatch.setattr(demonstration.time, "monotonic", lambda: next(clock))
+    file = tmp_path / "time.json"
+    with pytest.raises(KeyboardInterrupt), demonstration.timed(file):
+        raise KeyboardInterrupt
+    assert demonstration.read_time(file) == (3.0, False)
+    for _ in range(2):
+        with demonstration.timed(file):
+            pass
+        assert demonstration.read_time(file) == (7.0, True)

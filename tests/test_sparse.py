@@ -246,7 +246,7 @@ def arguments(**changes: Any) -> operators.Arguments:
         normal(5, 2, 4), normal(6, 2, 4), normal(6, 2, 3), normal(5, 2, 1)[..., 0],
         normal(6, 2, 1)[..., 0], torch.randn(20, 2), normal(5, 2, 3), torch.randn(20, 3),
         torch.randn(20, 2), None, None, *gf.backends.sparse.edges_of(graph), torch.tensor(3), 2, 1,
-        0, 0, 0.2, 0.25, True,
+        0, 0, 0.5, 0.2, 0.25, True,
     )  # fmt: skip
     return given._replace(**changes)
 

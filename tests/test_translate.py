@@ -6,6 +6,7 @@ import io
 import json
 import random
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from graphformer.tasks.translation.corpus import (
 )
 from graphformer.tasks.translation.scores import measure
 from graphformer.tasks.translation.settings import Attending, Corpus, Shape, Training
+from graphformer.tasks.translation.task import HYPOTHESES
 from graphformer.tasks.translation.translator import Translator, cut
 
 NUMBERS = ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"]
@@ -82,10 +84,12 @@ def test_fit_leaves_all_that_it_found(
     settings = yaml.safe_load((out / "settings.yaml").read_text("utf-8"))
     assert settings["steps"] == 12
     assert settings["encoder_topology"] == "complete()"
+    assert settings["warmup"] == 0.1, "what was left out is said"
+    assert settings["minutes"] is None, "a limit that is given stands alone"
+    assert settings["precision"] == described["machine"]["precision"]
+    assert described["planner"], "the plans depend on it"
     assert (out / "history.svg").read_text("utf-8").startswith("<?xml")
-    assert len((out / translate.HYPOTHESES).read_text("utf-8").splitlines()) == len(
-        read_corpus(corpus).test
-    )
+    assert len((out / HYPOTHESES).read_text("utf-8").splitlines()) == len(read_corpus(corpus).test)
     assert list((out / "checkpoints").glob("step-*.ckpt"))
 
 
@@ -93,7 +97,7 @@ def test_a_translator_is_the_same_when_loaded(corpus: Corpus, tmp_path: Path) ->
     out = tmp_path / "run"
     fit(corpus, out)
     test = [source for source, _ in read_corpus(corpus).test]
-    found = (out / translate.HYPOTHESES).read_text("utf-8").removesuffix("\n").split("\n")
+    found = (out / HYPOTHESES).read_text("utf-8").removesuffix("\n").split("\n")
     assert Translator.load(out).translate(test, beam=2) == found
 
 
@@ -275,11 +279,59 @@ def test_own_text_needs_three_sentences() -> None:
         split([("a", "b"), ("c", "d")], "files")
 
 
-def test_unknown_notation_is_refused_before_training(corpus: Corpus, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"unknown name 'windows' .*known are .*window"):
-        fit(corpus, tmp_path / "run", attending=Attending(encoder_topology="windows(3)"))
-    with pytest.raises(ValueError, match=r"unknown name 'Dot' .*known are .*DotProduct"):
-        fit(corpus, tmp_path / "other", attending=Attending(score="Dot()"))
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"attending": Attending(encoder_topology="windows(3)")}, "unknown name 'windows'"),
+        ({"attending": Attending(decoder_topology="expander(3)")}, "a decoder cannot go on by"),
+        ({"attending": Attending(score="Dot()")}, "unknown name 'Dot'"),
+        ({"attending": Attending(score="DotProduct() + ALiBi(8)")}, "was made for 8 heads"),
+        ({"shape": Shape(dim=15, heads=2, layers=1, hidden=8)}, "15"),
+        ({"training": Training(steps=1, vocabulary=0, batch_tokens=3)}, "batch_tokens is 3, and"),
+    ],
+)
+def test_fit_refuses_before_it_writes(
+    changed: dict[str, Any], message: str, corpus: Corpus, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(corpus, tmp_path / "run", **changed)
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_characters_are_warned_of_once(corpus: Corpus, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    fit(corpus, out, training=Training(steps=1, batch_tokens=400, vocabulary=0))
+    lines = tmp_path / "lines.txt"
+    lines.write_text("eins!\nzwei! drei?\nvier\n", "utf-8")
+    expected = r"3 characters are unknown to the translator, .*: '!' \(2\), '\?' \(1\); expect"
+    with pytest.warns(UserWarning, match=expected) as warned:
+        translate.predict(out, input_file=lines, search=Search(beam=1))
+    assert len(warned) == 1
+    translate.predict(out, text="eins", search=Search(beam=1))
+
+
+@pytest.mark.parametrize("name", ["written.txt", "model.safetensors"])
+def test_files_are_replaced_whole_or_not_at_all(
+    name: str, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    fit(corpus, out, training=Training(steps=1, batch_tokens=400, vocabulary=0))
+    file = out / name
+    before = b"as it was" if name == "written.txt" else file.read_bytes()
+    file.write_bytes(before)
+
+    def fail(descriptor: int) -> None:
+        raise OSError("no space left")
+
+    writing = {
+        "written.txt": partial(translate.predict, out, text="eins", output_file=file),
+        "model.safetensors": partial(Translator.load(out).save, out),
+    }
+    monkeypatch.setattr("graphformer.files.os.fsync", fail)
+    with pytest.raises(OSError, match="no space left"):
+        writing[name]()
+    assert file.read_bytes() == before
+    assert not list(out.glob("*.unfinished"))
 
 
 def test_prediction_refuses(corpus: Corpus, tmp_path: Path) -> None:
@@ -287,6 +339,8 @@ def test_prediction_refuses(corpus: Corpus, tmp_path: Path) -> None:
         translate.predict(tmp_path, text="eins")
     with pytest.raises(ValueError, match="there are both --text and --input_file"):
         translate.predict(tmp_path, text="eins", input_file=tmp_path / "x")
+    with pytest.raises(ValueError, match=r"output_file is .*, which is a folder: write a file"):
+        translate.predict(tmp_path, text="eins", output_file=tmp_path)
     assert corpus.target_file is not None
     with pytest.raises(ValueError, match="there is nothing to score"):
         translate.score(corpus.target_file, search=SEARCH)
@@ -309,7 +363,7 @@ def test_a_damaged_translator_is_refused_by_name(corpus: Corpus, tmp_path: Path)
     (out / "model.json").write_text(json.dumps(described | {"format": 99}), "utf-8")
     with pytest.raises(ValueError, match="has format 99, and this version reads format 1"):
         Translator.load(out)
-    for other in ("[]", '{"format": 1}'):
+    for other in ("[]", '{"format": 1}', '{"format": 1, "size": {"a": 2}, "attending": {}}'):
         (out / "model.json").write_text(other, "utf-8")
         with pytest.raises(ValueError, match=r"model\.json does not describe a model"):
             Translator.load(out)
@@ -321,11 +375,16 @@ def test_a_damaged_translator_is_refused_by_name(corpus: Corpus, tmp_path: Path)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Search(beam=0), "beam is 0: write a number of translations, at least 1"),
+        (lambda: Search(beam=0), "beam is 0: write a number of at least 1"),
         (lambda: Shape(layers=0), "layers is 0: write a number of at least 1"),
         (lambda: Shape(dropout=1.0), "dropout is 1.0: write a probability"),
         (lambda: Training(batch_tokens=0), "batch_tokens is 0: write a number of at least 1"),
         (lambda: Training(label_smoothing=2.0), "label_smoothing is 2.0: write a probability"),
+        (lambda: Training(learning_rate=0.0), "learning_rate is 0.0: write a number above 0"),
+        (lambda: Training(warmup=1.0), "warmup is 1.0: write a probability"),
+        (lambda: Training(minutes=-1.0), "minutes is -1.0: write a number above 0"),
+        (lambda: Training(steps=0), "steps is 0: write a number of at least 1"),
+        (lambda: Training(vocabulary=100), "vocabulary is 100: write at least 260 pieces of words"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(make: Any, message: str) -> None:

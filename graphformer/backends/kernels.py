@@ -18,6 +18,9 @@ HOW_TO_GET = (
     "pip install --force-reinstall --no-deps ."
 )
 
+# `GF_INTERFACE` of attention.h.
+INTERFACE = 2
+
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 NORMALIZE = ("softmax", "sum", "none", "scores")
 
@@ -25,7 +28,7 @@ _NUMBERS = (
     *("num_queries", "num_keys", "num_edges", "heads", "dim", "value_dim", "edge_dim", "sum_dim"),
     *("bias_heads", "dtype", "pointwise", "pair", "normalize", "threads"),
 )
-EDGES = ("ptr", "index", "order", "key_ptr", "key_index", "key_place")
+EDGES = ("ptr", "index", "key_ptr", "key_index", "key_place")
 INPUTS = (
     *("query", "key", "value", "query_term", "key_term", "bias", "edge_query", "edge_data"),
     *("sum_data", "pair_weight", "pair_data"),
@@ -43,6 +46,7 @@ class Attention(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in _NUMBERS),
+        ("scale", ctypes.c_double),
         ("constant", ctypes.c_double),
         ("dropout", ctypes.c_double),
         ("seed", ctypes.c_uint64),
@@ -131,11 +135,12 @@ def _load() -> ctypes.CDLL | str:
         return f"its C++ kernels are not there ({path}): {HOW_TO_GET}"
     try:
         found = ctypes.CDLL(str(path))
-        found.gf_attention_size.restype = ctypes.c_int64
-        size = found.gf_attention_size()
+        for name in ("gf_interface", "gf_attention_size"):
+            getattr(found, name).restype = ctypes.c_int64
+        speaks = found.gf_interface(), found.gf_attention_size()
     except (OSError, AttributeError) as error:
         return f"its C++ kernels cannot be loaded ({error}): {HOW_TO_GET}"
-    if size != ctypes.sizeof(Attention):
+    if speaks != (INTERFACE, ctypes.sizeof(Attention)):
         return f"its C++ kernels ({path}) are of another version: {HOW_TO_GET}"
     found.gf_instruction_set.restype = ctypes.c_char_p
     for name in ("gf_has_instruction_set", "gf_use_instruction_set"):

@@ -13,14 +13,17 @@ from torch import Tensor
 
 from graphformer.backends import kernels
 
-_SETTINGS = "int heads, int pointwise, int pair, int normalize, float constant, float dropout"
+_SETTINGS = (
+    "int heads, int pointwise, int pair, int normalize, float scale, float constant, float dropout"
+)
 _GIVEN = ", ".join(f"Tensor? {name}" for name in kernels.INPUTS)
 _EDGES = ", ".join(f"Tensor {name}" for name in kernels.EDGES)
 _INPUTS = f"{_GIVEN}, {_EDGES}, Tensor? seed, {_SETTINGS}, bool weighs"
 _OUTPUTS = ", ".join(f"Tensor {name}" for name in kernels.OUTPUTS)
 _OUTSIDE = "Tensor? grad_out, Tensor? grad_edge_sum, Tensor? grad_weights"
 NUM_INPUTS = len(kernels.INPUTS)
-NUM_ARGUMENTS = NUM_INPUTS + len(kernels.EDGES) + 1 + 6 + 1
+NUM_SETTINGS = 8
+NUM_ARGUMENTS = NUM_INPUTS + len(kernels.EDGES) + 1 + NUM_SETTINGS
 
 LIBRARY = torch.library.Library("graphformer", "DEF")
 LIBRARY.define(f"sparse_forward({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)")
@@ -31,12 +34,11 @@ class Arguments(NamedTuple):
     """What both operators are given, in the order of their schema; None where a part is absent.
 
     Query, key and value have one dtype and all heads. The other numbers are float64 where that is,
-    float32 elsewhere.
+    float32 elsewhere. All that is given for edges stands in their order by query.
 
     Attributes:
         ptr: offsets of the edges of each query.
         key_of: the keys of these edges.
-        order: their numbers in `graph.edge_index`.
         key_ptr: offsets of the edges of each key.
         query_of: the queries of these.
         place: where each of these is among those by query.
@@ -44,6 +46,7 @@ class Arguments(NamedTuple):
         pointwise: 0 for none, 1 for LeakyReLU, 2 for SoftCap.
         pair: 0 for products, 1 for GATv2's pairwise score, 2 for Bahdanau's.
         normalize: index in `kernels.NORMALIZE`.
+        scale: what multiplies the product of query and key.
         constant: slope or cap of the function.
         weighs: whether weights [edge, head] are wanted; always where only scores are.
     """
@@ -61,7 +64,6 @@ class Arguments(NamedTuple):
     pair_data: Tensor | None
     ptr: Tensor
     key_of: Tensor
-    order: Tensor
     key_ptr: Tensor
     query_of: Tensor
     place: Tensor
@@ -70,6 +72,7 @@ class Arguments(NamedTuple):
     pointwise: int
     pair: int
     normalize: int
+    scale: float
     constant: float
     dropout: float
     weighs: bool
@@ -193,6 +196,7 @@ def _numbers(given: Arguments) -> dict[str, Any]:
         "pointwise": given.pointwise,
         "pair": given.pair,
         "normalize": given.normalize,
+        "scale": given.scale,
         "constant": given.constant,
         "dropout": given.dropout,
         "seed": 0 if given.seed is None else int(given.seed),
@@ -217,8 +221,8 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         outputs = torch.ops.graphformer.sparse_forward(*arguments)
-        ctx.save_for_backward(*arguments[:-7], *outputs)
-        ctx.settings = arguments[-7:]
+        ctx.save_for_backward(*arguments[:-NUM_SETTINGS], *outputs)
+        ctx.settings = arguments[-NUM_SETTINGS:]
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(outputs[3])
         return outputs

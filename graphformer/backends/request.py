@@ -16,6 +16,7 @@ from graphformer.scores import (
     Bias,
     BilinearScore,
     DotProduct,
+    EdgeDot,
     PairwiseScore,
     Pointwise,
     Score,
@@ -173,8 +174,13 @@ def prepare(
     score: Score, query: Tensor | None, key: Tensor | None, value: Tensor, graph: TokenGraph
 ) -> Operands:
     """What a backend computes with, as the score makes it of query and key."""
-    if type(score.core) is DotProduct and query is not None:
-        return Operands(query, key, value, scale=score.core.factor(query.shape[-1]))
+    core = score.core
+    if type(core) is DotProduct and query is not None:
+        return Operands(query, key, value, scale=core.factor(query.shape[-1]))
+    if type(core) is EdgeDot and query is not None:
+        of_edges = precise(core.edge_query(query, graph.query_side))
+        scale = core.factor(query.shape[-1])
+        return Operands(query, key, value, edge_query=of_edges, scale=scale)
     query = query if "query" in score.reads else None
     key = key if "key" in score.reads else None
     received, query_term, edge_query = prepare_query(score, query, graph.query_side)

@@ -14,6 +14,8 @@ from graphformer.backends import kernels
 from graphformer.backends.operators import Arguments, sparse_attention
 from graphformer.backends.request import Attended, Cost, Operands, Request
 from graphformer.graph import TokenGraph
+from graphformer.layout import Pair
+from graphformer.padding import pick_rows
 from graphformer.scores import Bahdanau, GATv2, LeakyReLU, Score, SoftCap
 from graphformer.scores.additive import check_made
 from graphformer.scores.pointwise import Identity
@@ -24,7 +26,7 @@ LEAST_SECONDS = 1e-4
 # Of the backward and the forward, in times of the forward.
 PASSES = 3.8
 
-Edges = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+Edges = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 PAIRS: dict[type[Score], int] = {GATv2: 1, Bahdanau: 2}
 
 
@@ -66,8 +68,11 @@ def cost(request: Request) -> Cost:
 def prepare(request: Request) -> None:
     """Makes the edges by query and by key, and the pairs that biases look at."""
     edges_of(request.graph)
-    if request.score.biases or request.has_function or request.edge_names:
-        request.graph.edge_pair(request.heads)
+    _moves(request.graph)
+    if request.score.biases or request.has_function:
+        _ends(request.graph)
+    for name in request.edge_names:
+        _edge_values(request.graph, name)
 
 
 def edges_of(graph: TokenGraph) -> Edges:
@@ -75,12 +80,49 @@ def edges_of(graph: TokenGraph) -> Edges:
 
     def make() -> Edges:
         csr, csc = graph.csr, graph.csc
-        place = torch.empty_like(csr.order)
-        place[csr.order.long()] = torch.arange(place.shape[0], dtype=place.dtype)
-        return (*csr, csc.ptr, csc.index, place[csc.order.long()])
+        return (csr.ptr, csr.index, csc.ptr, csc.index, _inverse(csr.order)[csc.order.long()])
 
     found: Edges = graph._make("sparse", make)
     return found
+
+
+def _moves(graph: TokenGraph) -> tuple[Tensor, Tensor] | None:
+    """The edges by query in their numbers, and the place of each number there; None if the same."""
+
+    def make() -> tuple[Tensor, Tensor] | None:
+        order = graph.csr.order.long()
+        same = torch.equal(order, torch.arange(order.shape[0], device=order.device))
+        return None if same else (order, _inverse(order))
+
+    found: tuple[Tensor, Tensor] | None = graph._make("sparse moves", make)
+    return found
+
+
+def _inverse(order: Tensor) -> Tensor:
+    place = torch.empty_like(order)
+    place[order.long()] = torch.arange(order.shape[0], dtype=order.dtype, device=order.device)
+    return place
+
+
+def _ends(graph: TokenGraph) -> tuple[Tensor, Tensor]:
+    """Query and key of each edge, by query, [edge, 1]."""
+
+    def make() -> tuple[Tensor, Tensor]:
+        moves = _moves(graph)
+        ends = graph.edge_index if moves is None else graph.edge_index.index_select(1, moves[0])
+        return ends[1].unsqueeze(1), ends[0].unsqueeze(1)
+
+    found: tuple[Tensor, Tensor] = graph._make("sparse ends", make)
+    return found
+
+
+def _edge_values(graph: TokenGraph, name: str) -> Tensor:
+    """Edge data by query: rows one after another, where those as given would lie anywhere."""
+    values, moves = graph.edge_values(name), _moves(graph)
+    if moves is None:
+        return values
+    given = graph.edge_values_of(name)
+    return graph._keep((name, "by query"), given, lambda: pick_rows(values, *moves))
 
 
 def run(request: Request, operands: Operands) -> Attended:
@@ -93,14 +135,21 @@ def run(request: Request, operands: Operands) -> Attended:
     graph, precision = request.graph, torch.promote_types(request.dtype, torch.float32)
     bias = None
     for term in request.score.biases:
-        more = term(graph.edge_pair(request.heads)).to(precision).expand(graph.num_edges, -1)
+        more = term(_pair(request)).to(precision).expand(graph.num_edges, -1)
         bias = more if bias is None else bias + more
     parts = _Parts(request, operands, bias, precision)
     if request.has_function:
-        scores = parts.scores()
-        bias = request.score.core(scores, graph.edge_pair(request.heads)).to(precision)
+        bias = request.score.core(parts.scores(), _pair(request)).to(precision)
         parts = _Parts(request, Operands(None, None, operands.value), bias, precision)
     return parts.attend()
+
+
+def _pair(request: Request) -> Pair:
+    """The pairs of all edges, by query."""
+    graph = request.graph
+    named = [name for name, given in graph.edge_data.items() if given.values is not None]
+    data = {name: _edge_values(graph, name) for name in named}
+    return Pair(*_ends(graph), graph.queries, graph.keys, data, request.heads)
 
 
 class _Parts:
@@ -112,7 +161,7 @@ class _Parts:
     def __init__(
         self, request: Request, operands: Operands, bias: Tensor | None, precision: torch.dtype
     ) -> None:
-        query, key, value, query_term, key_term, edge_query, _ = operands.scaled()
+        query, key, value, query_term, key_term, edge_query, self.scale = operands
         if query is None or key is None:
             query = key = None
         said = (query, key, query_term, key_term, edge_query, bias)
@@ -140,6 +189,9 @@ class _Parts:
         if self.alike:
             out = out.view(out.shape[0], request.kv_heads, request.value_dim)
             out = out.repeat_interleave(request.heads // request.kv_heads, 1)
+        moves = _moves(request.graph)
+        if request.return_weights and moves is not None:
+            weights = pick_rows(weights, moves[1], moves[0])
         return Attended(
             out,
             self._all_heads(edge_sum) if request.edge_sum is not None else None,
@@ -176,13 +228,14 @@ class _Parts:
             pointwise,
             pair,
             kernels.NORMALIZE.index(normalize),
+            self.scale,
             constant,
             request.dropout if drops else 0.0,
             weighs,
         )
 
     def _edge_data(self, name: str | None) -> Tensor | None:
-        return None if name is None else self.request.graph.edge_values(name).to(self.precision)
+        return None if name is None else _edge_values(self.request.graph, name).to(self.precision)
 
     def _spread(self, x: Tensor | None) -> Tensor | None:
         if x is None or x.shape[1] == self.heads:

@@ -14,6 +14,7 @@ enum { GF_IDENTITY, GF_LEAKY_RELU, GF_SOFT_CAP };
 enum { GF_PRODUCT, GF_PAIR_LEAKY_RELU, GF_PAIR_TANH };
 // GF_SCORES stops at the scores: they are written to `weights`, and nothing is summed.
 enum { GF_SOFTMAX, GF_SUM, GF_NONE, GF_SCORES };
+enum { GF_INTERFACE = 2 };
 enum { GF_OK, GF_NO_MEMORY, GF_NO_SUCH_SET };
 
 // Query, key and value (and the gradients of them, `out` and `grad_out`) have the element type
@@ -24,13 +25,14 @@ typedef struct {
     int64_t num_queries, num_keys, num_edges;
     int64_t heads, dim, value_dim, edge_dim, sum_dim, bias_heads;
     int64_t dtype, pointwise, pair, normalize, threads;
+    double scale;     // of the product of query and key
     double constant;  // slope or cap of the pointwise function; slope of the pairwise one
     double dropout;
     uint64_t seed;
 
-    // Edges by query: offsets, keys, and the number of each edge (null where that is its place).
-    const int32_t *ptr, *index, *order;
-    // Edges by key: offsets, queries, and the place of each edge among those by query.
+    // Edges by query: offsets and keys. All numbers of edges stand in this order.
+    const int32_t *ptr, *index;
+    // Edges by key: offsets, queries, and the place of each among the edges by query.
     const int32_t *key_ptr, *key_index, *key_place;
 
     const void *query, *key, *value;      // [query, head, dim], [key, head, dim or value_dim]
@@ -48,7 +50,8 @@ typedef struct {
     void *grad_edge_query, *grad_edge_data, *grad_sum_data, *grad_pair_weight, *grad_pair_data;
 } gf_attention;
 
-// The size of `gf_attention`, by which a caller sees that it speaks of the same fields.
+// By both a caller sees that it speaks of the same fields: GF_INTERFACE grows when one changes.
+GF_API int64_t gf_interface(void);
 GF_API int64_t gf_attention_size(void);
 
 // The instruction set in use, and whether the machine has the one named ("avx512", "avx2",

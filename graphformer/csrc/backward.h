@@ -34,7 +34,7 @@ template <class T> class WeightSums {
             const A *weights = static_cast<const A *>(p_.a.weights);
             const A *grad = static_cast<const A *>(p_.a.grad_weights);
             for (int64_t place = from; place < to; ++place)
-                for (int64_t h = 0, at = p_.edge(place) * p_.heads; h < p_.heads; ++h)
+                for (int64_t h = 0, at = place * p_.heads; h < p_.heads; ++h)
                     state[h] += weights[at + h] * grad[at + h];
         }
 

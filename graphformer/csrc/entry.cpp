@@ -64,6 +64,7 @@ const InstructionSet &current() {
 
 using namespace graphformer;
 
+int64_t gf_interface(void) { return GF_INTERFACE; }
 int64_t gf_attention_size(void) { return sizeof(gf_attention); }
 
 const char *gf_instruction_set(void) { return current().name; }

@@ -107,7 +107,7 @@ template <class T> class Forward {
         void put_scores(int64_t place, int64_t num) const {
             A *weights = static_cast<A *>(a_.weights);
             for (int64_t n = 0; n < num; ++n) {
-                A *to = weights + p_.edge(place + n) * p_.heads;
+                A *to = weights + (place + n) * p_.heads;
                 for (int64_t h = 0; h < p_.heads; ++h) to[h] = z_[n * p_.padded + h];
             }
         }
@@ -239,13 +239,13 @@ template <class T> class Weights {
         void weigh(int64_t place, int64_t num) {
             A *weights = static_cast<A *>(p_.a.weights);
             memset(w_, 0, p_.chunk_size() * sizeof(A));
-            p_.add_rows(w_, num, [&](int64_t n) { return weights + p_.edge(place + n) * p_.heads; });
+            p_.add_rows(w_, num, [&](int64_t n) { return weights + (place + n) * p_.heads; });
             if (p_.a.normalize != GF_NONE)
                 p_.each(w_, num, [&](auto x, int64_t, int64_t at) { return weight(p_, x, stat_ + at); });
             if (p_.a.dropout) p_.drop(w_, place, num);
             for (int64_t n = 0; n < num; ++n)
                 for (int64_t h = 0; h < p_.heads; ++h)
-                    weights[p_.edge(place + n) * p_.heads + h] = w_[n * p_.padded + h];
+                    weights[(place + n) * p_.heads + h] = w_[n * p_.padded + h];
         }
 
         const Problem<T> &p_;

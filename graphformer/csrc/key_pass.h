@@ -27,8 +27,7 @@ template <class T> class KeyPass {
         Worker(const KeyPass &pass, Arena<A> &arena)
             : pass_(pass), s_(pass.s_), p_(pass.p_), a_(pass.p_.a), w_(arena.take(p_.chunk_size())),
               dz_(arena.take(p_.chunk_size())),
-              key_(arena.take(a_.pair != GF_PRODUCT ? p_.heads * p_.dim : 0)),
-              edge_(arena.take(CHUNK)) {}
+              key_(arena.take(a_.pair != GF_PRODUCT ? p_.heads * p_.dim : 0)) {}
 
         void open(int64_t) {}
         void begin(int64_t row) {
@@ -46,9 +45,10 @@ template <class T> class KeyPass {
                 chunk(place, to - place < CHUNK ? to - place : CHUNK, state);
         }
 
-        void finish(int64_t row, const A *state) const {
+        void finish(int64_t row, A *state) const {
             int64_t heads = p_.heads, size = heads * p_.value_dim;
-            const A *key = state + p_.period, *value = key + pass_.key_size();
+            A *key = state + p_.period, *value = key + pass_.key_size();
+            if (a_.scale != 1) scale(key, A(a_.scale), pass_.key_size());
             if (a_.grad_key_term)
                 narrow(state, static_cast<A *>(a_.grad_key_term) + row * heads, heads);
             if (a_.grad_key)
@@ -70,9 +70,7 @@ template <class T> class KeyPass {
                 p_.products.add(dz_, rows(a_.query, p_.dim, place), num, p_.heads, p_.padded, p_.dim,
                                 key);
             if (a_.grad_key && a_.pair != GF_PRODUCT) {
-                int32_t *edge = reinterpret_cast<int32_t *>(edge_);
-                for (int64_t n = 0; n < num; ++n) edge[n] = int32_t(p_.edge(a_.key_place[place + n]));
-                Pairs<T> pairs(a_, p_.padded, edge, 0);
+                Pairs<T> pairs(a_, p_.padded, a_.key_place + place, 0);
                 pairs.slopes(key_, rows(a_.query, p_.dim, place), num, dz_, key, nullptr, nullptr);
             }
             if (a_.grad_value)
@@ -104,7 +102,7 @@ template <class T> class KeyPass {
         const Slopes<T> &s_;
         const Problem<T> &p_;
         const gf_attention &a_;
-        A *w_, *dz_, *key_, *edge_;
+        A *w_, *dz_, *key_;
     };
 
   private:

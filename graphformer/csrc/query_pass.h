@@ -100,9 +100,10 @@ template <class T> class QueryPass {
             for (int64_t i = 0; i < pass_.state_size(); ++i) state[i] += part[i];
         }
 
-        void finish(int64_t row, const A *state) {
+        void finish(int64_t row, A *state) {
             int64_t heads = p_.heads;
-            const A *query = state + p_.period, *edge_query = query + pass_.query_size();
+            A *query = state + p_.period, *edge_query = query + pass_.query_size();
+            if (a_.scale != 1) scale(query, A(a_.scale), pass_.query_size());
             if (a_.grad_query)
                 narrow(query, static_cast<T *>(a_.grad_query) + row * heads * p_.dim, heads * p_.dim);
             if (a_.grad_query_term)
@@ -159,7 +160,7 @@ template <class T> class QueryPass {
 
         void add_outside(int64_t place, int64_t num) {
             const A *grad = static_cast<const A *>(a_.grad_weights);
-            p_.add_rows(dw_, num, [&](int64_t n) { return grad + p_.edge(place + n) * p_.heads; });
+            p_.add_rows(dw_, num, [&](int64_t n) { return grad + (place + n) * p_.heads; });
         }
 
         // dw = <grad out, value> + <grad edge sum, edge data> + what weights get from outside.
@@ -220,7 +221,7 @@ template <class T> class QueryPass {
             A *query = state + p_.period;
             if (a_.grad_query_term) p_.sum_heads(z_, num, state);
             if (a_.pair != GF_PRODUCT) {
-                Pairs<T> pairs(a_, p_.padded, a_.order ? a_.order + place : nullptr, place);
+                Pairs<T> pairs(a_, p_.padded, nullptr, place);
                 A *sum = a_.grad_query ? query : row_;
                 if (!a_.grad_query) fill(row_, A(0), p_.heads * p_.dim);
                 pairs.slopes(scores_.query(), p_.rows(a_.key, p_.dim, place), num, z_, sum,
@@ -238,7 +239,7 @@ template <class T> class QueryPass {
             if (a_.grad_bias) {
                 A *grad = static_cast<A *>(a_.grad_bias);
                 for (int64_t n = 0; n < num; ++n) {
-                    A *to = grad + p_.edge(place + n) * a_.bias_heads;
+                    A *to = grad + (place + n) * a_.bias_heads;
                     const A *from = z_ + n * p_.padded;
                     if (a_.bias_heads == 1) *to = 0;
                     for (int64_t h = 0; h < p_.heads; ++h)
@@ -258,7 +259,7 @@ template <class T> class QueryPass {
             int64_t padded = p_.padded;
             for_heads(p_.heads, padded, [&](auto count) {
                 for (int64_t n = 0; n < num; ++n) {
-                    A *to = static_cast<A *>(grad) + p_.edge(place + n) * dim;
+                    A *to = static_cast<A *>(grad) + (place + n) * dim;
                     for (int64_t d = 0; d < dim; ++d) {
                         A sum = 0;
                         for (int64_t h = 0; h < count; ++h)

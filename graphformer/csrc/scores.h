@@ -51,6 +51,10 @@ template <class A, class T> inline void narrow(const A *from, T *to, int64_t siz
     }
 }
 
+template <class A> inline void scale(A *data, A factor, int64_t size) {
+    for (int64_t i = 0; i < size; ++i) data[i] *= factor;
+}
+
 template <class A> inline void fill(A *data, A value, int64_t size) {
     for (int64_t i = 0; i < size; ++i) data[i] = value;
 }
@@ -76,14 +80,6 @@ template <class T> struct Problem {
 
     Gathered<T> rows(const void *data, int64_t dim, int64_t edge) const {
         return {static_cast<const T *>(data), heads * dim, a.index + edge, a.num_edges - edge};
-    }
-    // The number of the edge at a place among those by query.
-    int64_t edge(int64_t place) const { return a.order ? a.order[place] : place; }
-
-    // The data of the edge at a place; that of a later one is fetched.
-    const A *data_row(const A *data, int64_t place, int64_t dim) const {
-        prefetch(data + edge(place + 8 < a.num_edges ? place + 8 : place) * dim, int(dim * sizeof(A)));
-        return data + edge(place) * dim;
     }
 
     // [head] once more for every edge of a period, `missing` where there is no head.
@@ -116,7 +112,7 @@ template <class T> struct Problem {
         for_heads(heads, padded, [&](auto count) {
             constexpr int N = decltype(count)::known;
             for (int64_t n = 0; n < num; ++n) {
-                const A *x = data_row(data, place + n, dim);
+                const A *x = data + (place + n) * dim;
                 A *to = z + n * padded;
                 if constexpr (N >= 4 && N <= WIDTH<A>) {
                     vec<A, N> sum = load<A, N>(to);
@@ -135,7 +131,7 @@ template <class T> struct Problem {
         for_heads(heads, padded, [&](auto count) {
             constexpr int N = decltype(count)::known;
             for (int64_t n = 0; n < num; ++n) {
-                const A *x = data_row(data, place + n, dim);
+                const A *x = data + (place + n) * dim;
                 const A *weight = w + n * padded;
                 if constexpr (N >= 4 && N <= WIDTH<A>) {
                     vec<A, N> more = load<A, N>(weight);
@@ -197,7 +193,7 @@ template <class T> struct Problem {
         A scale = A(1 / (1 - a.dropout));
         for_heads(heads, padded, [&](auto count) {
             for (int64_t n = 0; n < num; ++n) {
-                uint32_t base = mix(uint32_t(edge(place + n)) ^ low) + high;
+                uint32_t base = mix(uint32_t(place + n) ^ low) + high;
                 A *to = w + n * padded;
                 for (int64_t h = 0; h < count; ++h) {
                     uint32_t drawn = mix(mix(base + uint32_t(h) * 0x9e3779b9u) ^ high);
@@ -217,7 +213,7 @@ template <class T> class Scores {
         : p_(p), query_(arena.take(p.a.query ? p.heads * p.dim : 0)), term_(arena.take(p.period)),
           edge_query_(arena.take(p.a.edge_query ? p.padded * p.a.edge_dim : 0)) {}
 
-    // The query in the precision of sums.
+    // The query times the scale, in the precision of sums.
     const A *query() const { return query_; }
     const A *edge_query() const { return edge_query_; }
 
@@ -225,6 +221,7 @@ template <class T> class Scores {
         const gf_attention &a = p_.a;
         int64_t size = p_.heads * p_.dim;
         if (a.query) widen<A>(static_cast<const T *>(a.query) + row * size, query_, size);
+        if (a.query && a.scale != 1) scale(query_, A(a.scale), size);
         if (a.query_term) p_.repeat(static_cast<const A *>(a.query_term) + row * p_.heads, term_);
         if (a.edge_query) {
             const A *edge_query = static_cast<const A *>(a.edge_query);
@@ -241,7 +238,7 @@ template <class T> class Scores {
         if (p_.has_products()) {
             p_.products.dots(query_, keys, num, p_.heads, p_.padded, p_.dim, z);
         } else if (products) {
-            Pairs<T> pairs(p_.a, p_.padded, a.order ? a.order + place : nullptr, place);
+            Pairs<T> pairs(p_.a, p_.padded, nullptr, place);
             pairs.scores(query_, keys, num, z);
         }
         if (a.query_term)
@@ -267,11 +264,11 @@ template <class T> class Scores {
     void add_bias(int64_t place, int64_t num, A *z) const {
         const A *bias = static_cast<const A *>(p_.a.bias);
         if (p_.a.bias_heads == p_.heads) {
-            p_.add_rows(z, num, [&](int64_t n) { return bias + p_.edge(place + n) * p_.heads; });
+            p_.add_rows(z, num, [&](int64_t n) { return bias + (place + n) * p_.heads; });
             return;
         }
         for (int64_t n = 0; n < num; ++n)
-            for (int64_t h = 0; h < p_.heads; ++h) z[n * p_.padded + h] += bias[p_.edge(place + n)];
+            for (int64_t h = 0; h < p_.heads; ++h) z[n * p_.padded + h] += bias[place + n];
     }
 
     const Problem<T> &p_;

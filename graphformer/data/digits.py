@@ -51,6 +51,7 @@ def digits(neighbors: int = 8, per_class: int = 10, num_val: int = 400, seed: in
             name=f"digits, {neighbors} nearest neighbors, {per_class} a class, seed {seed}",
             num_classes=10,
             class_names=tuple(map(str, range(10))),
+            drawn=True,
         )
     )
 

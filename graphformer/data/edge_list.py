@@ -70,7 +70,8 @@ def read_edges(path: Path) -> NamedEdges:
 def _read_list(path: Path) -> NamedEdges:
     delimiter = _DELIMITERS[suffix(path)]
     pairs, where = [], []
-    for number, line in enumerate(read_lines(path), start=1):
+    lines = read_lines(path, "edges, a source and a target a line")
+    for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         cells = [cell.strip() for cell in line.split(delimiter)]

@@ -31,6 +31,7 @@ class GraphData(NamedTuple):
         metric: what is published for this data set.
         class_names: what each class is called; its number where the data set gives no names.
         node_names: what each node is called in the file; empty where nodes are numbered.
+        drawn: whether the split was drawn when the graph was read, since the data has none.
     """
 
     x: Float[Tensor, "node feature"]
@@ -44,6 +45,7 @@ class GraphData(NamedTuple):
     metric: Metric = "accuracy"
     class_names: tuple[str, ...] = ()
     node_names: tuple[str, ...] = ()
+    drawn: bool = False
 
     @property
     def num_nodes(self) -> int:

@@ -28,7 +28,7 @@ def graph_file(
     label: str | None = "label",
     feature_names: Sequence[str] | None = None,
     directed: bool = False,
-    fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
+    fractions: tuple[float, float, float] | None = (0.6, 0.2, 0.2),
     seed: int = 0,
 ) -> GraphData:
     """The graph in `path`, with features and labels from the same or from other files.
@@ -47,7 +47,8 @@ def graph_file(
         feature_names: columns or attributes that are the features; None takes all others.
         directed: keep the direction of the edges; otherwise each goes both ways.
         fractions: of the labeled nodes that train, validate and test, where there is no column
-            or attribute `split` with "train", "val", "test" or nothing.
+            or attribute `split` with "train", "val", "test" or nothing. None reads no split, to
+            predict the nodes.
         seed: of that split.
 
     Raises:
@@ -75,6 +76,7 @@ def graph_file(
             num_classes=len(class_names),
             class_names=class_names,
             node_names=tuple(nodes.names or ()),
+            drawn=len(split.train_mask) > 0 and nodes.parts is None,
         )
     )
 
@@ -113,7 +115,7 @@ def _number_edges(edges: NamedEdges, nodes: NodeTable) -> Int[Tensor, "2 edge"]:
         source, target = edges.pairs[edge]
         rows.append((number[source], number[target]))
     if not rows:
-        raise ValueError(f"{edges.source} has no edge")
+        raise ValueError(f"{edges.source} is empty: expected edges, a source and a target a line")
     return torch.tensor(rows, dtype=torch.int64).T
 
 
@@ -147,13 +149,13 @@ def _split(
     nodes: NodeTable,
     y: Int[Tensor, "node"],
     class_names: tuple[str, ...],
-    fractions: tuple[float, float, float],
+    fractions: tuple[float, float, float] | None,
     seed: int,
 ) -> tuple[Split, str]:
-    """The three masks and what they are called; without labels, no split at all."""
-    if not class_names:
+    """The three masks and what they are called; without labels or fractions, no split at all."""
+    if not class_names or fractions is None:
         no_split = torch.zeros(0, len(y), dtype=torch.bool)
-        return Split(no_split, no_split, no_split), "no labels"
+        return Split(no_split, no_split, no_split), "no split" if class_names else "no labels"
     if nodes.parts is None:
         return fraction_split(y, fractions, seed), f"random split {fractions}, seed {seed}"
     masks = [torch.tensor([[part == name for part in nodes.parts]]) for name in PARTS]

@@ -7,11 +7,15 @@ import zlib
 from pathlib import Path
 
 
-def read_lines(path: str | Path) -> list[str]:
+def read_lines(path: str | Path, expected: str = "UTF-8 text, one example a line") -> list[str]:
     """The lines of a UTF-8 file, without line ends; a name in `.gz` is decompressed.
 
     Lines end at a newline alone (a carriage return before it goes too): the other separators of
     Unicode may stand inside a sentence, and splitting there would shift parallel text.
+
+    Args:
+        path: of the file.
+        expected: what an empty file should have held, for the error.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -21,7 +25,7 @@ def read_lines(path: str | Path) -> list[str]:
     path = Path(path)
     content = _read_bytes(path).removeprefix(b"\xef\xbb\xbf")
     if not content.strip():
-        raise ValueError(f"{path} is empty: expected UTF-8 text, one example a line")
+        raise ValueError(f"{path} is empty: expected {expected}")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:

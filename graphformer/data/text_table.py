@@ -112,7 +112,9 @@ def read_table(path: Path) -> Table:
 
 def _read_rows(path: Path) -> tuple[list[list[str]], list[str]]:
     """The cells of each row, and where it stands; empty lines are rows of a single column only."""
-    reader = csv.reader(read_lines(path), delimiter=_DELIMITERS.get(suffix(path), ","))
+    reader = csv.reader(
+        read_lines(path, "a table, a row a line"), delimiter=_DELIMITERS.get(suffix(path), ",")
+    )
     rows, where = [], []
     try:
         for row in reader:

@@ -9,16 +9,19 @@ are left out by `decode`; who needs a start or an end adds it.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from graphformer.files import write_text
+
 PAD, UNKNOWN, START, END = range(4)
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
 
+# Byte-pair encoding merges bytes, of which all are tokens.
 _NUM_BYTES = 256
+SMALLEST_BPE = len(SPECIAL_TOKENS) + _NUM_BYTES
 
 
 def train_characters(lines: Iterable[str]) -> Tokenizer:
@@ -55,11 +58,10 @@ def train_bpe(lines: Iterable[str], vocab_size: int) -> Tokenizer:
     Source: Sennrich et al., Neural Machine Translation of Rare Words with Subword Units, 2016
     (arXiv 1508.07909).
     """
-    smallest = len(SPECIAL_TOKENS) + _NUM_BYTES
-    if vocab_size < smallest:
+    if vocab_size < SMALLEST_BPE:
         raise ValueError(
             f"vocab_size {vocab_size} is too small: the {len(SPECIAL_TOKENS)} special tokens and "
-            f"the {_NUM_BYTES} bytes alone need {smallest}"
+            f"the {_NUM_BYTES} bytes alone need {SMALLEST_BPE}"
         )
     lines = list(lines)
     if not any(lines):
@@ -79,10 +81,7 @@ def train_bpe(lines: Iterable[str], vocab_size: int) -> Tokenizer:
 
 def save(tokenizer: Tokenizer, path: str | Path) -> None:
     """Writes `tokenizer` to a JSON file, whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(Path(path), tokenizer.to_str(pretty=True))
 
 
 def load(path: str | Path) -> Tokenizer:

@@ -123,16 +123,20 @@ class EdgeDot(BilinearScore):
         self.heads = weight.shape[0]
         self.weight = weight
 
+    def factor(self, dim: int) -> float:
+        """What multiplies the product of a query and a key of this dimension."""
+        return dim**-0.5
+
     def prepare_query(
         self, query: Float[Tensor, "query head dim"], side: Side
     ) -> Float[Tensor, "query head dim"]:
-        return query * query.shape[-1] ** -0.5
+        return query * self.factor(query.shape[-1])
 
     def edge_query(
         self, query: Float[Tensor, "query head dim"], side: Side
     ) -> Float[Tensor, "query head edge_dim"]:
-        scaled = query * query.shape[-1] ** -0.5
-        return torch.einsum("qhd,hde->qhe", scaled, self.weight)
+        scaled = self.weight * self.factor(query.shape[-1])
+        return torch.einsum("qhd,hde->qhe", query, scaled)
 
 
 def _half_square(x: Tensor, bandwidth: float) -> Tensor:

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from graphformer.tasks.files import UNFINISHED, replacing
+from graphformer.files import UNFINISHED, replacing
 
 FORMAT = 1
 KEY = "graphformer"
+# What a checkpoint holds under that name, besides format and version.
+PARTS = ("random", "constants", "metrics", "stopped")
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -106,7 +108,7 @@ def check_format(path: Path) -> None:
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} is no checkpoint of graphformer: {first_line(error)}") from error
     ours = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
-    if ours is None:
+    if not isinstance(ours, dict) or not {"format", "version"} <= ours.keys():
         raise ValueError(
             f"{path} is no checkpoint of graphformer: to start from its weights, load them into "
             "the model and train into another folder"
@@ -116,6 +118,12 @@ def check_format(path: Path) -> None:
             f"{path} has format {ours['format']}, written by graphformer {ours['version']}, and "
             f"this version reads format {FORMAT}: install graphformer {ours['version']} to resume "
             "it, or train into another folder"
+        )
+    lacking = [name for name in PARTS if name not in ours]
+    if lacking:
+        raise ValueError(
+            f"{path} lacks {', '.join(lacking)}, so that a run cannot go on from it: remove it to "
+            "go on from one before it, or train into another folder"
         )
 
 

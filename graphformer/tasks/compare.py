@@ -9,11 +9,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from graphformer.files import write_text
 from graphformer.scores import Score
 from graphformer.tasks.comparison.findings import figures_of
 from graphformer.tasks.comparison.measure import Stage, measure_point
@@ -23,12 +24,12 @@ from graphformer.tasks.comparison.rows import FORWARD, TRAINING, Row, read_rows,
 from graphformer.tasks.comparison.settings import Graphs, Sizes, Timing
 from graphformer.tasks.comparison.table import report
 from graphformer.tasks.comparison.trial import check
-from graphformer.tasks.files import replacing
+from graphformer.tasks.device import device_name
 from graphformer.tasks.interruption import Interrupted
 from graphformer.tasks.plots import where_installed
 from graphformer.tasks.progress import somebody_watches
 from graphformer.tasks.randomness import seed_everything
-from graphformer.tasks.record import machine, summarize, write_metrics
+from graphformer.tasks.record import summarize, write_metrics
 from graphformer.tasks.run import resume_hint
 from graphformer.tasks.settings import Job, keep_settings
 
@@ -70,18 +71,18 @@ def compare(job: Job, sizes: Sizes, graphs: Graphs, timing: Timing) -> dict[str,
         ValueError: a topology, score, name or size makes no sense.
         Interrupted: Ctrl-C was pressed; what was measured is kept.
     """
-    device = find_device(job.accelerator)
+    device = job.device
     check(sizes, graphs, device)
+    if not job.resume:
+        for table in [*job.out.glob(RESULTS), *job.out.glob(f"seed-*/{RESULTS}")]:
+            raise ValueError(f"{table} is there already: write --resume, or choose another folder")
     keep_settings(job.out, (job, sizes, graphs, timing), job.resume)
     comparison = Comparison(sizes, graphs, timing, list_points(sizes, graphs), device)
     out = Path(job.out)
     with settled(timing.threads), interruptible():
         if job.seeds == 1:
-            return compare_once(comparison, out, job.seed, job.resume)
-        figures = [
-            compare_once(comparison, out / f"seed-{seed}", seed, job.resume)
-            for seed in job.all_seeds
-        ]
+            return compare_once(comparison, out, job.seed)
+        figures = [compare_once(comparison, out / f"seed-{seed}", seed) for seed in job.all_seeds]
         summary = summarize(figures)
         write_metrics(out, summary, seeds=job.all_seeds, **described(comparison))
     for name, each in summary.items():
@@ -89,13 +90,12 @@ def compare(job: Job, sizes: Sizes, graphs: Graphs, timing: Timing) -> dict[str,
     return {name: float(str(each["mean"])) for name, each in summary.items()}
 
 
-def compare_once(comparison: Comparison, out: Path, seed: int, resume: bool) -> dict[str, float]:
+def compare_once(comparison: Comparison, out: Path, seed: int) -> dict[str, float]:
     """The figures of one comparison, which leaves its files in `out`."""
-    rows = measure(comparison, out / RESULTS, seed, resume)
+    rows = measure(comparison, out / RESULTS, seed)
     text = f"{headline(comparison)}\n\n{report(rows)}"
     print(text)
-    with replacing(out / REPORT) as file:
-        file.write((text + "\n").encode())
+    write_text(out / REPORT, text + "\n")
     figures = figures_of(rows)
     write_metrics(out, figures, seeds=[seed], **described(comparison))
     with where_installed():
@@ -104,11 +104,9 @@ def compare_once(comparison: Comparison, out: Path, seed: int, resume: bool) -> 
     return figures
 
 
-def measure(comparison: Comparison, table: Path, seed: int, resume: bool) -> list[Row]:
+def measure(comparison: Comparison, table: Path, seed: int) -> list[Row]:
     """All rows; those of each graph are in the table as soon as they are measured."""
     sizes, timing = comparison.sizes, comparison.timing
-    if table.exists() and not resume:
-        raise ValueError(f"{table} is there already: write --resume, or choose another folder")
     rows = read_rows(table) if table.exists() else []
     done = {row.point for row in rows}
     todo = [point for point in comparison.points if point not in done]
@@ -136,20 +134,6 @@ def watched(points: Sequence[Point]) -> Iterator[Point]:
                 progress = f"graph {number + 1}/{len(points)}  {now - start:.0f} s"
                 print(f"{progress}  {name}", file=sys.stderr, flush=True)
             yield point
-
-
-def find_device(accelerator: str) -> torch.device:
-    """The device of an accelerator's name.
-
-    Raises:
-        ValueError: the name is unknown, or there is no such device.
-    """
-    if accelerator not in ("auto", "cpu", "gpu"):
-        raise ValueError(f"unknown accelerator {accelerator!r}; known are auto, cpu, gpu")
-    has_gpu = torch.cuda.is_available()
-    if accelerator == "gpu" and not has_gpu:
-        raise ValueError("there is no GPU that torch can use: write accelerator cpu, or auto")
-    return torch.device("cuda" if has_gpu and accelerator != "cpu" else "cpu")
 
 
 @contextmanager
@@ -181,14 +165,14 @@ def interruptible() -> Iterator[None]:
 
 def headline(comparison: Comparison) -> str:
     """What was measured, and on what."""
-    on = machine()
+    threads = torch.get_num_threads()
     return (
         f"{described(comparison)['data']}; {comparison.graphs.score}\n"
-        f"on {on['device']}, {on['threads']} threads"
+        f"on {device_name(comparison.device)}, {threads} thread{'s' * (threads > 1)}"
     )
 
 
-def described(comparison: Comparison) -> dict[str, str]:
+def described(comparison: Comparison) -> dict[str, Any]:
     """What the figures are called, for `write_metrics`."""
     sizes, timing = comparison.sizes, comparison.timing
     shape = f"batch {sizes.batch}, {sizes.heads} heads of {sizes.dim}, {sizes.dtype}"
@@ -203,4 +187,6 @@ def described(comparison: Comparison) -> dict[str, str]:
             "between logarithms; peak_bytes: of the process (of the GPU's allocator) at the peak "
             "of a call above what it held before"
         ),
+        "device": comparison.device,
+        "precision": sizes.dtype,
     }

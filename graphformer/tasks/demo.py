@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from graphformer.data.text_lines import read_lines
+from graphformer.files import write_json
 from graphformer.tasks import compare, nodes, translate
 from graphformer.tasks.classification.network import Network
 from graphformer.tasks.classification.network import Training as NodeTraining
 from graphformer.tasks.classification.source import Source
 from graphformer.tasks.comparison.findings import find_crossovers
-from graphformer.tasks.comparison.rows import TRAINING, read_rows
+from graphformer.tasks.comparison.points import Point
+from graphformer.tasks.comparison.rows import TRAINING, Row, read_rows
 from graphformer.tasks.comparison.settings import Graphs, Sizes, Timing
-from graphformer.tasks.record import cpu_name, read_figures
+from graphformer.tasks.device import cpu_name
+from graphformer.tasks.record import read_figures
 from graphformer.tasks.report import Section, Table, write_report
-from graphformer.tasks.settings import Job
+from graphformer.tasks.settings import Job, check_folder
 from graphformer.tasks.translation.corpus import read_corpus
 from graphformer.tasks.translation.settings import Attending, Corpus, Shape, Training
+from graphformer.tasks.translation.task import CURVES, HYPOTHESES
 
 REPORT = "index.html"
+TIME = "time.json"
 NUM_SAMPLES = 12
 
 # The settings of one block, and the control that hears nobody.
@@ -44,18 +51,19 @@ def demo(out: Path = Path("demo"), seed: int = 0) -> Path:
         out: folder of the report.
         seed: of all that is random.
     """
-    start = time.monotonic()
+    check_folder(out)
     parts: list[tuple[str, Callable[[Path, int], Section]]] = [
         ("dates", translate_dates),
         ("digits", classify_digits),
         ("compare", compare_attention),
     ]
-    sections = []
+    sections, seconds = [], 0.0
     for number, (name, part) in enumerate(parts, start=1):
         print(f"\n== {number} of {len(parts)}: {name} ==", flush=True)
-        sections.append(part(out / name, seed))
+        with timed(out / name / TIME):
+            sections.append(part(out / name, seed))
+        seconds += read_time(out / name / TIME).seconds
     report = out / REPORT
-    seconds = time.monotonic() - start
     lead = (
         "Attention is message passing: a key sends its value to a query along an edge. The same "
         "layers translated, classified the nodes of a graph, and were measured over dense and "
@@ -63,8 +71,41 @@ def demo(out: Path = Path("demo"), seed: int = 0) -> Path:
     )
     write_report(report, "graphformer", lead, sections)
     print("\n" + "\n".join(f"{section.title}: {section.result}" for section in sections))
-    print(f"\n{seconds:.0f} s; the report is {report}")
+    print(f"\n{seconds:.0f} s of work; the report is {report}")
     return report
+
+
+class Time(NamedTuple):
+    """What a part has taken, in all calls until it was done.
+
+    Attributes:
+        seconds: so far.
+        is_done: whether it was done, and a further call only looks it up.
+    """
+
+    seconds: float = 0.0
+    is_done: bool = False
+
+
+@contextmanager
+def timed(file: Path) -> Iterator[None]:
+    """Adds the time of the block to that in the file, unless the part was done before."""
+    before, start, is_done = read_time(file), time.monotonic(), False
+    try:
+        yield
+        is_done = True
+    finally:
+        if not before.is_done and file.parent.exists():
+            now = Time(before.seconds + time.monotonic() - start, is_done)
+            write_json(file, now._asdict())
+
+
+def read_time(file: Path) -> Time:
+    """The time in a file; none where there is no file, or none that can be read."""
+    try:
+        return Time(**json.loads(file.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return Time()
 
 
 def translate_dates(out: Path, seed: int) -> Section:
@@ -73,7 +114,7 @@ def translate_dates(out: Path, seed: int) -> Section:
     job = Job(out, seed=seed, resume=True)
     figures = translate.fit(corpus, Shape(), Attending(), Training(), translate.SEARCH, job)
     text = read_corpus(corpus)
-    found = read_lines(out / translate.HYPOTHESES)
+    found = read_lines(out / HYPOTHESES)
     rows = [
         [source, translation, "right" if translation == reference else reference]
         for (source, reference), translation in zip(text.test, found, strict=True)
@@ -86,8 +127,8 @@ def translate_dates(out: Path, seed: int) -> Section:
             "A sentence is a complete graph, its translation a causal one, and a bipartite graph "
             "joins them. Sentences of all lengths lie in one flat list, without padding.",
         ],
-        [Table(["German", "English, by the model", "English"], rows[:NUM_SAMPLES])],
-        pictures=[(out / translate.CURVES, "Losses and quality on dates kept for validation")],
+        [Table(["German", "English, by the model", "reference"], rows[:NUM_SAMPLES])],
+        pictures=[(out / CURVES, "Losses and quality on dates kept for validation")],
         command="graphformer translate fit --out runs/dates",
     )
 
@@ -124,24 +165,46 @@ def compare_attention(out: Path, seed: int) -> Section:
     """Dense attention against sparse, over topologies and densities."""
     compare.compare(Job(out, seed=seed, resume=True), Sizes(), Graphs(), Timing())
     rows = read_rows(out / compare.RESULTS)
-    longest = max(row.length for row in rows)
-    found = [
-        each
-        for each in find_crossovers(rows)
-        if (each.length, each.direction) == (longest, TRAINING)
-    ]
+    here = (max(row.length for row in rows), TRAINING)
+    found = [each for each in find_crossovers(rows) if (each.length, each.direction) == here]
+    costs = Table(
+        ["who attends to whom", "share of the pairs", "gap", "fastest", "time", "dense, complete"],
+        cost_of_each_graph([row for row in rows if (row.length, row.direction) == here]),
+    )
     return Section(
         "Dense and sparse attention",
-        f"Training over {longest:,} tokens, against the complete graph: "
+        f"Training over {here[0]:,} tokens, against the complete graph: "
         + "; ".join(map(str, found)),
         [
-            "What it costs: the time of each backend on each graph, and of dense attention on the "
-            "complete one. What it loses: the gap is how far the output moves when edges go.",
+            "What it costs: the time of the fastest backend on each graph, beside that of dense "
+            "attention on the complete one, forward and backward. What it loses: the gap is how "
+            f"far the output moves when edges go. {out.name}/{compare.REPORT} beside this page has "
+            "the tables of all backends, lengths and directions.",
         ],
-        listing=(out / compare.REPORT).read_text("utf-8"),
+        [costs],
         pictures=[(out / compare.PICTURES[TRAINING], "Time over density, forward and backward")],
         command="graphformer compare --out runs/compare",
     )
+
+
+def cost_of_each_graph(rows: Sequence[Row]) -> list[list[str]]:
+    """The cells of each graph: the fastest backend, and what dense attention takes."""
+    graphs: dict[Point, list[Row]] = {}
+    for row in rows:
+        if row.seconds is not None:
+            graphs.setdefault(row.point, []).append(row)
+    cells = []
+    for point, measured in graphs.items():
+        best = min(measured, key=lambda row: row.seconds or 0.0)
+        times = [milliseconds(best.seconds), milliseconds(best.dense_seconds)]
+        share = f"{100 * best.density:.3g} %"
+        cells.append([point.topology, share, f"{best.gap:.3f}", best.backend, *times])
+    return cells
+
+
+def milliseconds(seconds: float | None) -> str:
+    """The time in milliseconds, to three digits."""
+    return f"{1000 * (seconds or 0.0):.3g} ms"
 
 
 def percent(share: Any) -> str:

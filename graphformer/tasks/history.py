@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from graphformer.files import write_text
 from graphformer.tasks.clock import Clock
 
 
@@ -113,13 +115,22 @@ class History(Callback):
 
 
 def read_history(file: Path) -> list[Measurement]:
-    """The rows of a table, but for a last one that was cut off."""
-    with file.open(newline="", encoding="utf-8") as lines:
-        rows = [row for row in csv.reader(lines) if len(row) == len(Measurement._fields)]
-    return [
-        Measurement(int(step), int(epoch), float(seconds), name, float(value))
-        for step, epoch, seconds, name, value in rows[1:]
-    ]
+    """The rows of a table, but for a last one that was cut off.
+
+    Raises:
+        ValueError: the table is damaged.
+    """
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            rows = [row for row in csv.reader(lines) if len(row) == len(Measurement._fields)]
+        return [
+            Measurement(int(step), int(epoch), float(seconds), name, float(value))
+            for step, epoch, seconds, name, value in rows[1:]
+        ]
+    except (ValueError, csv.Error) as error:
+        raise ValueError(
+            f"{file} is damaged ({error}): remove it to go on without what it held"
+        ) from error
 
 
 def latest_values(rows: list[Measurement]) -> dict[str, float]:
@@ -129,6 +140,6 @@ def latest_values(rows: list[Measurement]) -> dict[str, float]:
 
 def write_history(file: Path, rows: list[Measurement]) -> None:
     """A table of these rows, under the names of their columns."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="", encoding="utf-8") as lines:
-        csv.writer(lines).writerows([Measurement._fields, *rows])
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([Measurement._fields, *rows])
+    write_text(file, text.getvalue())

@@ -11,7 +11,7 @@ import torch
 
 import graphformer
 from graphformer.backends import BACKENDS, kernels, name_of
-from graphformer.tasks.record import cpu_name
+from graphformer.tasks.device import cpu_name
 
 # Extras that users install; the others are for work on the package itself.
 EXTRAS = ("training", "text", "plots")
@@ -36,7 +36,8 @@ def info() -> None:
 
 def describe() -> list[str]:
     """What is there, a line each."""
-    threads = f"{torch.get_num_threads()} threads"
+    number = torch.get_num_threads()
+    threads = f"{number} thread{'s' * (number > 1)}"
     lines = [
         f"graphformer  {graphformer.__version__}",
         f"python       {platform.python_version()}, {platform.system()} {platform.machine()}",

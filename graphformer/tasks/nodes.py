@@ -32,11 +32,12 @@ from graphformer.tasks.plots import plot_history, where_installed
 from graphformer.tasks.randomness import seed_everything
 from graphformer.tasks.record import Summary, summarize, write_metrics
 from graphformer.tasks.run import HISTORY, Budget, Machine, Run, repeat, train
-from graphformer.tasks.settings import Job, keep_settings
+from graphformer.tasks.settings import Job, check_folder, keep_settings
 
 PREDICTIONS = "predictions.csv"
 CURVES = "history.svg"
 CLASSES = "classes.svg"
+PRECISION = "32-true"
 
 
 def fit(job: Job, source: Source, network: Network, training: Training) -> dict[str, float]:
@@ -56,12 +57,13 @@ def fit(job: Job, source: Source, network: Network, training: Training) -> dict[
         FileNotFoundError: a file is missing.
     """
     network, training = complete_settings(network, training, source.data)
-    data = read_graph(source)
-    task = Task(data, Nodes.of(data, network, training), source, network, training)
+    device, data = job.device, read_graph(source)
+    source = source.over(data)
+    task = Task(data, Nodes.of(data, network, training), source, network, training, device)
     task.check(job.all_seeds)
     print(data.sentence, file=sys.stderr)
-    machine = Machine(accelerator=job.accelerator)
-    run = Run(job.out, Budget(epochs=training.epochs), job.seed, job.resume, machine=machine)
+    budget, machine = Budget(epochs=training.epochs), Machine.of(device, PRECISION)
+    run = Run(job.out, budget, job.seed, job.resume, machine=machine, name=network.model)
     keep_settings(job.out, (job, source, network, training), job.resume)
     if job.seeds == 1:
         summary = summarize([task.perform(run)])
@@ -82,6 +84,7 @@ class Task:
         source: where it is from, and which of its splits.
         network: complete settings.
         training: complete settings.
+        device: to train on.
     """
 
     data: GraphData
@@ -89,6 +92,7 @@ class Task:
     source: Source
     network: Network
     training: Training
+    device: torch.device
 
     def check(self, seeds: Sequence[int]) -> None:
         """Does nothing where all runs can begin.
@@ -147,6 +151,8 @@ class Task:
                 f"equal ones that of the smallest validation loss; {training.epochs} epochs of one "
                 f"step each{features}"
             ),
+            device=self.device,
+            precision=PRECISION,
         )
 
     def sentence(self, summary: Mapping[str, Summary]) -> str:
@@ -160,9 +166,9 @@ class Task:
 
     @property
     def name(self) -> str:
-        """The data set, and its split unless one was drawn."""
-        drawn = f"{self.source.data}, random split"
-        return drawn if self.source.split == RANDOM else self.data.name
+        """The data set, and its split unless another one was drawn."""
+        drawn = self.source.split == RANDOM and not self.data.drawn
+        return f"{self.source.data}, random split" if drawn else self.data.name
 
     def _build(self) -> torch.nn.Module:
         in_dim, out_dim = self.data.x.shape[1], self.data.num_classes
@@ -196,6 +202,8 @@ def predict(
         FileNotFoundError: there is no checkpoint, or a file is missing.
         ValueError: the checkpoint is damaged, or the graph has other features or classes.
     """
+    if out is not None:
+        check_folder(out)
     file = find_trained(checkpoint)
     trained = read_trained(file)
     of_file = {"features_file": features_file, "label": label, "directed": directed}
@@ -207,7 +215,7 @@ def predict(
         raise ValueError(f"{given} is said of another graph: name its file as well (data)")
     else:
         source = replace(trained.source, data_dir=data_dir or trained.source.data_dir)
-    graph = read_graph(source)
+    graph = read_graph(source, split=False)
     trained.check_fits(graph)
     graph = graph.align_classes(trained.class_names)
     table = (file.parent if out is None else out) / PREDICTIONS

@@ -6,8 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from graphformer.files import replacing
 from graphformer.tasks.history import Measurement, read_history
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @contextmanager
@@ -28,7 +33,6 @@ def plot_history(table: Path, picture: Path) -> None:
         table: the `history.csv` of a run.
         picture: the file to write.
     """
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     panels = group(read_history(table))
@@ -40,8 +44,15 @@ def plot_history(table: Path, picture: Path) -> None:
         axes.set(xlabel="step", title=title)
         axes.legend(frameon=False)
         axes.grid(alpha=0.3)
-    with rc_context({"svg.fonttype": "none"}):  # text stays text
-        figure.savefig(picture)
+    save_figure(figure, picture)
+
+
+def save_figure(figure: Figure, picture: Path, dots_per_inch: int = 100) -> None:
+    """`picture` (.svg, .png) shows the figure; in an SVG text stays text."""
+    from matplotlib import rc_context
+
+    with rc_context({"svg.fonttype": "none"}), replacing(picture) as file:
+        figure.savefig(file, dpi=dots_per_inch, format=picture.suffix.removeprefix("."))
 
 
 def group(rows: Sequence[Measurement]) -> dict[str, dict[str, list[Measurement]]]:

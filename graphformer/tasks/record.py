@@ -15,7 +15,9 @@ from typing import Any, TypedDict
 import torch
 
 import graphformer
-from graphformer.tasks.files import write_json
+from graphformer.backends.executors import constants
+from graphformer.files import write_json
+from graphformer.tasks.device import device_name
 
 PACKAGES = ("torch", "torch-geometric", "lightning", "numpy")
 METRICS = "metrics.json"
@@ -50,19 +52,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def machine() -> dict[str, object]:
-    """The device and the threads that figures of time depend on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
-    return {"device": device, "threads": torch.get_num_threads(), "system": platform.system()}
-
-
-def cpu_name() -> str:
-    """The processor as its maker calls it, and the instruction set that torch uses of it."""
-    listed = Path("/proc/cpuinfo")
-    lines = listed.read_text("utf-8").splitlines() if listed.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+def machine(device: torch.device, precision: str) -> dict[str, object]:
+    """What figures of time, and the last digits of others, depend on."""
+    return {
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+        "precision": precision,
+    }
 
 
 def write_metrics(
@@ -73,6 +70,8 @@ def write_metrics(
     data: str,
     split: str,
     protocol: str,
+    device: torch.device,
+    precision: str,
 ) -> None:
     """`metrics.json` in the folder `out` says what was measured, and how to measure it again.
 
@@ -83,15 +82,30 @@ def write_metrics(
         data: name of the data set.
         split: name of its split, with sizes.
         protocol: how the figures are computed: metric, tokenization, which checkpoint.
+        device: that computed them.
+        precision: that it computed in.
     """
     described = {"data": data, "split": split, "protocol": protocol, "command": command_line()}
     measured = {"figures": dict(figures), "seeds": list(seeds), **described}
-    write_json(out / METRICS, {**measured, "versions": versions(), "machine": machine()})
+    # What the planner has measured in this process decides which plans it made.
+    on = {"machine": machine(device, precision), "planner": constants()}
+    write_json(out / METRICS, {**measured, "versions": versions(), **on})
 
 
 def read_figures(out: Path) -> dict[str, Any]:
-    """The figures in the `metrics.json` of the folder `out`: numbers, or summaries over seeds."""
-    figures: dict[str, Any] = json.loads((out / METRICS).read_text("utf-8"))["figures"]
+    """The figures in the `metrics.json` of the folder `out`: numbers, or summaries over seeds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged.
+    """
+    file = out / METRICS
+    try:
+        figures: dict[str, Any] = json.loads(file.read_text("utf-8"))["figures"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{file} is damaged: remove it, and it is written anew by --resume"
+        ) from error
     return figures
 
 

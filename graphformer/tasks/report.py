@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from graphformer.tasks.files import replacing
+from graphformer.files import write_text
 
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
@@ -52,7 +52,6 @@ class Section:
         result: what was found, in a sentence.
         text: paragraphs that explain it.
         tables: that show it.
-        listing: lines as a terminal shows them.
         pictures: files (.svg, .png) and what each shows; those that do not exist are left out.
         command: what one types to do it again.
     """
@@ -61,7 +60,6 @@ class Section:
     result: str
     text: Sequence[str] = ()
     tables: Sequence[Table] = ()
-    listing: str | None = None
     pictures: Sequence[tuple[Path, str]] = ()
     command: str | None = None
 
@@ -82,8 +80,7 @@ def write_report(file: Path, title: str, lead: str, sections: Sequence[Section])
         f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n"
         f'<h1>{escape(title)}</h1>\n<p class="lead">{escape(lead)}</p>\n{body}\n</html>\n'
     )
-    with replacing(file) as unfinished:
-        unfinished.write(page.encode())
+    write_text(file, page)
 
 
 def section_as_html(section: Section) -> str:
@@ -92,8 +89,8 @@ def section_as_html(section: Section) -> str:
     parts += [f"<p>{escape(paragraph)}</p>" for paragraph in section.text]
     parts += map(table_as_html, section.tables)
     parts += [picture_as_html(*picture) for picture in section.pictures if picture[0].exists()]
-    listings = (section.listing, section.command)
-    parts += [f"<pre>{escape(listing)}</pre>" for listing in listings if listing is not None]
+    if section.command is not None:
+        parts.append(f"<pre>{escape(section.command)}</pre>")
     return "\n".join(parts)
 
 

@@ -66,6 +66,11 @@ class Machine:
     strategy: str = "auto"
     precision: str = "32-true"
 
+    @classmethod
+    def of(cls, device: torch.device, precision: str = "32-true") -> Machine:
+        """One device, whatever Lightning would take by itself."""
+        return cls("gpu" if device.type == "cuda" else "cpu", precision=precision)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -78,6 +83,7 @@ class Run:
         resume: whether to go on with the run that is in `out`, if there is one.
         saving: when to save the state.
         machine: what to train on.
+        name: of what is trained, for the reader of the progress.
     """
 
     out: Path
@@ -86,6 +92,7 @@ class Run:
     resume: bool = False
     saving: Saving = field(default_factory=Saving)
     machine: Machine = field(default_factory=Machine)
+    name: str = ""
 
 
 def train(
@@ -128,7 +135,7 @@ def train(
     own = [saving, clock, history, Progress(clock, history)]
     with quiet():
         trainer = make_trainer(run, [*own, *callbacks], trainer_options)
-        announce(learner, batches, trainer, checkpoint)
+        announce(learner, batches, trainer, run, checkpoint)
         try:
             trainer.fit(learner, batches, validation, ckpt_path=checkpoint)
         finally:
@@ -179,25 +186,29 @@ def check_new(out: Path) -> None:
     """
     if list_checkpoints(out / CHECKPOINTS):
         raise ValueError(
-            f"{out} has the checkpoints of a run: resume it (resume=True, --resume), "
-            "or choose another folder"
+            f"{out} has the checkpoints of a run: resume it (resume=True), or choose another folder"
         )
 
 
-def announce(learner: Learner, batches: Loader, trainer: Trainer, checkpoint: Path | None) -> None:
+def announce(
+    learner: Learner, batches: Loader, trainer: Trainer, run: Run, checkpoint: Path | None
+) -> None:
     """One line on what is trained, on what, and from where."""
     if not trainer.is_global_zero:
         return
     num_parameters = sum(each.numel() for each in learner.parameters())
     device, threads = trainer.strategy.root_device, torch.get_num_threads()
-    where = f"{device} ({threads} threads)" if device.type == "cpu" else f"{device}"
+    where = (
+        f"{device} ({threads} thread{'s' * (threads > 1)})" if device.type == "cpu" else f"{device}"
+    )
     parts = [
         f"{num_parameters:,} parameters",
-        f"{len(batches)} batches an epoch",
+        f"{len(batches)} {'batch' if len(batches) == 1 else 'batches'} an epoch",
         f"{where} in {trainer.precision}",
         "from the start" if checkpoint is None else f"from {checkpoint}",
     ]
-    print("training: " + ", ".join(parts), file=sys.stderr, flush=True)
+    name = f"training {run.name}".strip()
+    print(f"{name} with seed {run.seed}: {', '.join(parts)}", file=sys.stderr, flush=True)
 
 
 def resume_hint() -> str:

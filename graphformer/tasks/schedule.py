@@ -12,9 +12,12 @@ from graphformer.tasks.clock import Clock
 class RiseAndFall(Callback):
     """The learning rate rises to its peak, and falls to zero by the end of the budget, linearly.
 
+    No step is lost to a rate of zero: the rise counts the step that is about to be taken, the fall
+    the steps before it.
+
     How much of the budget is used up is known from the number of steps and, where minutes are the
     limit, from the clock, both of which a checkpoint has: a training that is faster than another
-    sees more data, and either ends at zero.
+    sees more data, and either ends near zero.
 
     Args:
         peak: the highest learning rate.
@@ -33,16 +36,19 @@ class RiseAndFall(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        used = used_up(trainer)
-        rate = self.peak * min(used / self.warmup, (1 - used) / (1 - self.warmup))
+        rising, falling = (used_up(trainer, steps) for steps in (1, 0))
+        rate = self.peak * min(rising / self.warmup, 1.0, (1 - falling) / (1 - self.warmup))
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = rate
 
 
-def used_up(trainer: Trainer) -> float:
-    """The share of the budget that is used up when the present step has been taken, at most 1."""
+def used_up(trainer: Trainer, num_more: int) -> float:
+    """The share of the budget that is used up after `num_more` steps, at most 1.
+
+    Of the time it is what is used up now.
+    """
     num_steps = trainer.estimated_stepping_batches
-    by_steps = (trainer.global_step + 1) / (num_steps if num_steps > 0 else float("inf"))
+    by_steps = (trainer.global_step + num_more) / (num_steps if num_steps > 0 else float("inf"))
     clocks = [each for each in trainer.callbacks if isinstance(each, Clock)]  # type: ignore[attr-defined]
     by_time = max((clock.seconds / clock.limit for clock in clocks), default=0.0)
     return min(max(by_steps, by_time), 1.0)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 import yaml  # type: ignore[import-untyped]
 
-from graphformer.tasks.files import write_yaml
+from graphformer.files import write_text
+from graphformer.tasks.device import Accelerator, check_accelerator, find_device
 from graphformer.tasks.record import METRICS
 from graphformer.tasks.run import check_new
 
@@ -18,6 +20,8 @@ SETTINGS = "settings.yaml"
 # What may differ when a run is resumed.
 _BUDGET = ("epochs", "steps", "minutes")
 _FREE = ("out", "seeds", "resume", *_BUDGET)
+
+Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True)
@@ -29,24 +33,88 @@ class Job:
         seeds: number of repetitions, each with a seed and, if several, a folder of its own.
         seed: the first seed; the others follow it.
         resume: go on with what is in the folder.
-        accelerator: what to train on: auto, cpu, gpu, mps.
+        accelerator: what to compute on: cpu, gpu, or auto, which is a GPU where there is one.
     """
 
     out: Path
     seeds: int = 1
     seed: int = 0
     resume: bool = False
-    accelerator: str = "auto"
+    accelerator: Accelerator = "auto"
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise ValueError(f"seeds is {self.seeds}: write the number of repetitions, at least 1")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}: write a number of at least 0")
+        check_accelerator(self.accelerator)
+        check_least(self, seeds=1, seed=0)
+        check_folder(self.out)
 
     @property
     def all_seeds(self) -> list[int]:
         return list(range(self.seed, self.seed + self.seeds))
+
+    @property
+    def device(self) -> torch.device:
+        """What to compute on.
+
+        Raises:
+            ValueError: there is no such device.
+        """
+        return find_device(self.accelerator)
+
+
+def check_folder(out: Path) -> None:
+    """Does nothing where files can be left in the folder `out`, which need not be there yet.
+
+    Raises:
+        ValueError: it is a file.
+    """
+    if out.is_file():
+        raise ValueError(f"out is {out}, which is a file: write a folder")
+
+
+def check_least(settings: object, **least: float) -> None:
+    """Does nothing where the settings that are given are large enough.
+
+    Raises:
+        ValueError: one is smaller.
+    """
+    for name, smallest in least.items():
+        value = getattr(settings, name)
+        if value is not None and not value >= smallest:
+            raise ValueError(f"{name} is {value}: write a number of at least {smallest}")
+
+
+def check_positive(settings: object, *names: str) -> None:
+    """Does nothing where the settings that are given are above zero.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"{name} is {value}: write a number above 0")
+
+
+def check_probabilities(settings: object, *names: str) -> None:
+    """Does nothing where the settings that are given are probabilities below 1.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not 0 <= value < 1:
+            raise ValueError(f"{name} is {value}: write a probability of at least 0 and below 1")
+
+
+def fill(settings: Settings, suiting: Mapping[str, Any]) -> Settings:
+    """The settings, and of what is left out in them the suiting ones that they have a field for."""
+    missing = {
+        name: suiting[name]
+        for name, value in vars(settings).items()
+        if value is None and name in suiting
+    }
+    return replace(settings, **missing)  # type: ignore[type-var]
 
 
 def flatten(parts: Iterable[object]) -> dict[str, Any]:
@@ -69,12 +137,31 @@ def keep_settings(out: Path, parts: Iterable[object], resume: bool) -> None:
         for each in folders:
             check_new(each)
     elif file.exists():
-        before = yaml.safe_load(file.read_text("utf-8"))
+        before = read_settings(file)
         check_same(file, before, settings)
         if any(before.get(name) != settings.get(name) for name in _BUDGET):
             for each in folders:
                 (each / METRICS).unlink(missing_ok=True)
-    write_yaml(file, {name: value for name, value in settings.items() if name != "resume"})
+    kept = {name: value for name, value in settings.items() if name != "resume"}
+    write_text(file, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """The settings in a file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        settings = yaml.safe_load(file.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise ValueError(
+            f"{file} is damaged: choose another folder, or remove it and write the settings that "
+            "the run began with"
+        )
+    return settings
 
 
 def check_same(file: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -102,9 +102,9 @@ def _literal(node: ast.expr, text: str) -> Any:
 
 
 def _unknown(name: str, text: str) -> ValueError:
-    return ValueError(
-        f"unknown name {name!r} in the topology {text!r}; known are {', '.join(KNOWN)}"
-    )
+    # A band is what other names stand for, and is written out only where none of them does.
+    known = ", ".join(each for each in KNOWN if each != "Band")
+    return ValueError(f"unknown name {name!r} in the topology {text!r}; known are {known}")
 
 
 def _holds_data(name: str, what: str, text: str) -> ValueError:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
 from graphformer.data.planetoid import PLANETOID
 from graphformer.models.graph import GAT, GCN, MLP, GraphSAGE, GraphTransformer
+from graphformer.tasks.settings import check_least, check_positive, check_probabilities, fill
 
 NORMS: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
@@ -41,7 +42,7 @@ class Network:
 
     def __post_init__(self) -> None:
         _check_name("norm", self.norm, NORMS)
-        _check_positive(hidden=self.hidden, layers=self.layers, heads=self.heads)
+        check_least(self, hidden=1, layers=1, heads=1)
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,9 @@ class Training:
 
     def __post_init__(self) -> None:
         _check_name("decayed", self.decayed, ("first", "all"))
-        _check_positive(epochs=self.epochs, learning_rate=self.learning_rate)
-        if self.weight_decay is not None and self.weight_decay < 0:
-            raise ValueError(f"weight_decay is {self.weight_decay}: write a number of at least 0")
-
-
-Settings = TypeVar("Settings", Network, Training)
+        check_least(self, epochs=1, weight_decay=0)
+        check_positive(self, "learning_rate")
+        check_probabilities(self, "dropout")
 
 
 class Recipe(NamedTuple):
@@ -144,11 +142,11 @@ def complete_settings(network: Network, training: Training, data: str) -> tuple[
     if network.model not in RECIPES:
         raise ValueError(f"model {network.model!r} is unknown: known are {', '.join(RECIPES)}")
     recipe = RECIPES[network.model]
-    network = _fill(network, recipe.network)
+    network = fill(network, recipe.network)
     _check_settings(network, recipe)
     # As the papers on Planetoid do, whose features are words that a text has or has not.
     normalized = {"normalize_rows": data in PLANETOID}
-    return network, _fill(training, recipe.training | normalized)
+    return network, fill(training, recipe.training | normalized)
 
 
 def build_network(network: Network, training: Training, in_dim: int, out_dim: int) -> nn.Module:
@@ -170,12 +168,6 @@ def _check_name(setting: str, name: str | None, known: Iterable[str]) -> None:
         raise ValueError(f"{setting} {name!r} is unknown: known are {', '.join(known)}")
 
 
-def _check_positive(**settings: float | None) -> None:
-    for name, value in settings.items():
-        if value is not None and value <= 0:
-            raise ValueError(f"{name} is {value}: write a number above 0")
-
-
 def _check_settings(network: Network, recipe: Recipe) -> None:
     known = {*inspect.signature(recipe.kind).parameters, "model"}
     if recipe.kind is not MLP:
@@ -184,8 +176,3 @@ def _check_settings(network: Network, recipe: Recipe) -> None:
         if value not in (None, False, recipe.network.get(name)) and name not in known:
             own = ", ".join(each for each in vars(network) if each in known)
             raise ValueError(f"{network.model} has no setting {name}={value!r}: it has {own}")
-
-
-def _fill(given: Settings, defaults: dict[str, Any]) -> Settings:
-    missing = {name: each for name, each in defaults.items() if getattr(given, name) is None}
-    return replace(given, **missing)

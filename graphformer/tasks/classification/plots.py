@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphformer.tasks.classification.learner import NodeClassifier
+from graphformer.tasks.plots import save_figure
 
 # Beyond these, cells and colors can no longer be told apart.
 _MAX_NAMED = 20
@@ -67,7 +68,6 @@ def draw_classes(
         class_names: of each class.
         picture: the file to write (.svg, .png).
     """
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     nodes, test = learner.nodes, learner.parts[2]
@@ -91,5 +91,4 @@ def draw_classes(
     colors = "tab10" if len(class_names) <= 10 else "tab20"
     right.scatter(x, y, s=4, c=labels[shown].numpy(), cmap=colors, rasterized=True)
     right.set(xlabel="first component", ylabel="second component", title="what the last layer sees")
-    with rc_context({"svg.fonttype": "none"}):  # text stays text
-        figure.savefig(picture, dpi=150)
+    save_figure(figure, picture, 150)

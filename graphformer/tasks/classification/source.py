@@ -12,11 +12,13 @@ from graphformer.data.graph_file import graph_file
 from graphformer.data.heterophilous import HETEROPHILOUS, heterophilous
 from graphformer.data.planetoid import PLANETOID, planetoid
 from graphformer.data.splits import Split, fraction_split, random_split
+from graphformer.tasks.settings import fill
 
 DIGITS = "digits"
 KNOWN = (DIGITS, *PLANETOID, *HETEROPHILOUS)
 PUBLIC, RANDOM = "public", "random"
 RANDOM_SEED = 123
+FRACTIONS = (0.6, 0.2, 0.2)
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Source:
         directed: keep the direction of the edges of a file, instead of going both ways.
         split: public (the published ones, or that of the file, in turn by seed), the number of one
             of them, or random (drawn once: 20 nodes a class of Planetoid, 10 of digits, half of a
-            heterophilous graph, and of a file 60% are trained on).
+            heterophilous graph, and of a file 60% are trained on). Left out, it is public where
+            there is such a split, else random.
     """
 
     data: str = DIGITS
@@ -44,7 +47,11 @@ class Source:
     label: str | None = "label"
     feature_names: list[str] | None = None
     directed: bool = False
-    split: int | str = PUBLIC
+    split: int | str | None = None
+
+    def over(self, data: GraphData) -> Source:
+        """The same, with the split of this graph where none was named."""
+        return fill(self, {"split": RANDOM if data.drawn else PUBLIC})
 
     @classmethod
     def from_text(cls, **fields: Any) -> Source:
@@ -54,8 +61,12 @@ class Source:
         return cls(**fields | given)
 
 
-def read_graph(source: Source) -> GraphData:
+def read_graph(source: Source, split: bool = True) -> GraphData:
     """The graph that `source` names, checked.
+
+    Args:
+        source: which graph.
+        split: whether the nodes of a file need to be split, as for training.
 
     Raises:
         ValueError: there is no data set and no file of this name (listing the known ones), or
@@ -63,6 +74,8 @@ def read_graph(source: Source) -> GraphData:
         FileNotFoundError: a file is missing.
     """
     name = source.data
+    if name in KNOWN:
+        _check_no_files(source)
     if name == DIGITS:
         return digits()
     if name in PLANETOID:
@@ -81,7 +94,19 @@ def read_graph(source: Source) -> GraphData:
         source.label,
         source.feature_names,
         directed=source.directed,
+        fractions=FRACTIONS if split else None,
     )
+
+
+def _check_no_files(source: Source) -> None:
+    """Raises what is said of a file, where no file is read."""
+    of_files = ("features_file", "labels_file", "feature_names", "directed")
+    given = [name for name in of_files if getattr(source, name)]
+    if given:
+        raise ValueError(
+            f"{given[0]} is said of a file, and the graph is {source.data}: leave it out, or "
+            "write the file of the edges (data)"
+        )
 
 
 def choose_split(data: GraphData, source: Source, seed: int) -> tuple[Split, str]:
@@ -95,21 +120,27 @@ def choose_split(data: GraphData, source: Source, seed: int) -> tuple[Split, str
             f"{data.name} has no labels to learn from: name the column or attribute that has "
             "them (label), or write a labels_file"
         )
-    if source.split == RANDOM:
+    source = source.over(data)
+    if source.split == RANDOM and not data.drawn:
         split, name = _draw(data, source.data)
     else:
         number = _number(data, source.split, seed)
         masks = (data.train_mask, data.val_mask, data.test_mask)
         split = Split(*(mask[number : number + 1] for mask in masks))
         name = f"split {number} of {data.num_splits}" if data.num_splits > 1 else "its one split"
+        name = "random split" if data.drawn else name
     sizes = [f"{int(mask.sum()):,}" for mask in split]
     return split, f"{name} ({sizes[0]} nodes to train, {sizes[1]} to validate, {sizes[2]} to test)"
 
 
-def _number(data: GraphData, split: int | str, seed: int) -> int:
+def _number(data: GraphData, split: int | str | None, seed: int) -> int:
+    if data.drawn:
+        if split == RANDOM:
+            return 0
+        raise ValueError(f"split {split!r} of {data.name} is unknown: it has none but {RANDOM}")
     if split == PUBLIC:
         return seed % data.num_splits
-    if isinstance(split, str) or not 0 <= split < data.num_splits:
+    if not isinstance(split, int) or not 0 <= split < data.num_splits:
         numbers = "0" if data.num_splits == 1 else f"a number from 0 to {data.num_splits - 1}"
         raise ValueError(
             f"split {split!r} of {data.name} is unknown: write {PUBLIC}, {RANDOM}, or {numbers}"
@@ -122,9 +153,6 @@ def _draw(data: GraphData, name: str) -> tuple[Split, str]:
     if name in PLANETOID:
         split = random_split(data.y, 20, 500, 1000, RANDOM_SEED)
         return split, f"random split, 20 a class, seed {RANDOM_SEED}"
-    if name == DIGITS:
-        split = random_split(data.y, 10, 400, None, RANDOM_SEED)
-        return split, f"random split, 10 a class, seed {RANDOM_SEED}"
-    fractions = (0.5, 0.25, 0.25) if name in HETEROPHILOUS else (0.6, 0.2, 0.2)
+    fractions = (0.5, 0.25, 0.25) if name in HETEROPHILOUS else FRACTIONS
     split = fraction_split(data.y, fractions, RANDOM_SEED)
     return split, f"random split {fractions}, seed {RANDOM_SEED}"

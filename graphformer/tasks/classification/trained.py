@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import graphformer
 from graphformer.data.graph_data import GraphData
+from graphformer.files import replacing
 from graphformer.tasks.checkpoints import find_fault, first_line
-from graphformer.tasks.classification.network import Network, Training
+from graphformer.tasks.classification.network import Network, Training, build_network
 from graphformer.tasks.classification.source import Source
-from graphformer.tasks.files import replacing
 from graphformer.tasks.settings import flatten
 
 BEST = "best.ckpt"
@@ -43,6 +43,12 @@ class Trained(NamedTuple):
     num_features: int
     class_names: Sequence[str]
     validation: float
+
+    def build(self) -> nn.Module:
+        """The network with its weights, in evaluation."""
+        built = build_network(self.network, self.training, self.num_features, len(self.class_names))
+        built.load_state_dict(self.weights)
+        return built.eval()
 
     def check_fits(self, data: GraphData) -> None:
         """Does nothing where the network can be called with this graph.
@@ -83,18 +89,27 @@ def read_trained(path: Path) -> Trained:
             f"{path} is no network that `graphformer nodes fit` has trained: give the folder of "
             f"such a run, or its {BEST}"
         )
+    version = stored.pop("version", "of unknown version")
     if stored.pop(_KEY) != _FORMAT:
         raise ValueError(
-            f"{path} was written by graphformer {stored['version']} in another format: install "
+            f"{path} was written by graphformer {version} in another format: install "
             "that version to predict with it, or train it anew"
         )
-    del stored["version"]
     kinds: dict[str, Callable[..., Any]] = {
         "network": Network,
         "training": Training,
         "source": Source.from_text,
     }
-    return Trained(**stored | {name: make(**stored[name]) for name, make in kinds.items()})
+    try:
+        made = {name: make(**stored[name]) for name, make in kinds.items()}
+        trained = Trained(**stored | made)
+        trained.build()
+    except (LookupError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} lacks what a trained network has, or has more ({first_line(error)}): train it "
+            f"anew, or predict with the graphformer that wrote it ({version})"
+        ) from error
+    return trained
 
 
 def find_trained(path: Path) -> Path:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from graphformer.tasks.comparison.findings import Crossover, dense_seconds, find_crossovers
 from graphformer.tasks.comparison.points import COMPLETE
 from graphformer.tasks.comparison.rows import Row
+from graphformer.tasks.plots import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +30,6 @@ def plot_rows(rows: Sequence[Row], direction: str, picture: Path) -> None:
     there are several: its time, at the densities next to the crossover. A ring is the planner's
     choice, the dashed line dense attention on the complete graph, the dotted one the crossover.
     """
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     rows = [row for row in rows if row.direction == direction]
@@ -56,8 +56,7 @@ def plot_rows(rows: Sequence[Row], direction: str, picture: Path) -> None:
             over_length(panels[2], of_family, density_between(found.get(family), here), colors)
             panels[2].set(ylabel=f"ms, {direction}")
     add_legend(figure)
-    with rc_context({"svg.fonttype": "none"}):  # text stays text
-        figure.savefig(picture, dpi=120)
+    save_figure(figure, picture, 120)
 
 
 def milliseconds(row: Row) -> float | None:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from graphformer.files import write_text
 from graphformer.tasks.comparison.points import Point
-from graphformer.tasks.files import replacing
 
 FORWARD, TRAINING = "forward", "forward and backward"
 DIRECTIONS = (FORWARD, TRAINING)
@@ -68,6 +68,8 @@ _READ: dict[str, Callable[[str], object]] = {
     "int | None": lambda text: int(text) if text else None,
 }
 
+_READERS = {field.name: _READ[str(field.type)] for field in fields(Row)}
+
 
 def write_rows(rows: Sequence[Row], table: Path) -> None:
     """`table` has all rows, under the names of their fields."""
@@ -75,15 +77,41 @@ def write_rows(rows: Sequence[Row], table: Path) -> None:
     writer = csv.DictWriter(text, [field.name for field in fields(Row)])
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
-    with replacing(table) as file:
-        file.write(text.getvalue().encode())
+    write_text(table, text.getvalue())
+
+
+def check_whole(rows: Sequence[Row]) -> None:
+    """Does nothing where all graphs have a row of the same backends in each direction.
+
+    Raises:
+        ValueError: one lacks some.
+    """
+    found: dict[Point, set[tuple[str, str]]] = {}
+    for row in rows:
+        found.setdefault(row.point, set()).add((row.direction, row.backend))
+    if len(set(map(frozenset, found.values()))) > 1:
+        raise ValueError("graphs have rows of different backends")
 
 
 def read_rows(table: Path) -> list[Row]:
-    """The rows of a table that `write_rows` has written."""
-    readers = {field.name: _READ[str(field.type)] for field in fields(Row)}
-    with table.open(newline="", encoding="utf-8") as file:
-        return [
-            Row(**{name: readers[name](value) for name, value in each.items()})  # type: ignore[arg-type]
-            for each in csv.DictReader(file)
-        ]
+    """The rows of a table that `write_rows` has written.
+
+    Raises:
+        ValueError: the table is damaged, or of another version.
+    """
+    rows = []
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            reader = csv.reader(file, strict=True)
+            names = next(reader, [])
+            for cells in reader:
+                named = zip(names, cells, strict=True)
+                rows.append(Row(**{name: _READERS[name](cell) for name, cell in named}))  # type: ignore[arg-type]
+        check_whole(rows)
+    except (ValueError, LookupError, TypeError, csv.Error) as error:
+        place = f"{table}, line {len(rows) + 2}" if rows else str(table)
+        raise ValueError(
+            f"{place}: this is no table that graphformer compare has written, or it is damaged: "
+            "remove it to measure anew, or choose another folder"
+        ) from error
+    return rows

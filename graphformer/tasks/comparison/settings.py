@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from graphformer.tasks.settings import check_least, check_positive
+
 DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
@@ -39,10 +41,7 @@ class Sizes:
             raise ValueError(
                 f"lengths has {min(self.lengths)}: attention is compared over at least 2 tokens"
             )
-        for name in ("batch", "heads", "dim"):
-            number = getattr(self, name)
-            if number < 1:
-                raise ValueError(f"{name} is {number}: write a number of at least 1")
+        check_least(self, batch=1, heads=1, dim=1)
         if self.dtype not in DTYPES:
             raise ValueError(f"unknown dtype {self.dtype!r}; known are {', '.join(DTYPES)}")
 
@@ -97,11 +96,5 @@ class Timing:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.repeats < 1:
-            raise ValueError(f"repeats is {self.repeats}: write a number of calls, at least 1")
-        for name in ("seconds", "patience"):
-            number = getattr(self, name)
-            if not number > 0:
-                raise ValueError(f"{name} is {number}: write a number of seconds above 0")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads is {self.threads}: write a number of at least 1")
+        check_least(self, repeats=1, threads=1)
+        check_positive(self, "seconds", "patience")

@@ -25,7 +25,7 @@ def report(rows: Sequence[Row]) -> str:
     if ratios:
         parts.append(
             f"The planner's choice takes {geometric_mean(ratios):.2f} times as long as the fastest "
-            f"backend measured (geometric mean of {len(ratios)}), {max(ratios):.2f} at worst."
+            f"backend measured\n(geometric mean of {len(ratios)}), {max(ratios):.2f} at worst."
         )
     return "\n\n".join(parts)
 

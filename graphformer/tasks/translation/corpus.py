@@ -133,6 +133,15 @@ def collate(pairs: list[EncodedPair]) -> PairBatch:
 def make_loader(
     pairs: list[EncodedPair], batch_tokens: int, seed: int = 0, shuffle: bool = True
 ) -> Loader:
-    """Batches of pairs of like length, by the longer side, of at most so many tokens there."""
+    """Batches of pairs of like length, by the longer side, of at most so many tokens there.
+
+    Raises:
+        ValueError: a pair is longer than a batch.
+    """
     lengths = torch.tensor([max(len(source), len(target) - 1) for source, target in pairs])
+    if (longest := int(lengths.max())) > batch_tokens:
+        raise ValueError(
+            f"batch_tokens is {batch_tokens}, and the longest sentence has {longest} tokens: write "
+            "at least as many, or leave out long sentences"
+        )
     return Loader(pairs, collate, BatchOrder(lengths, batch_tokens, seed=seed, shuffle=shuffle))

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 
+from graphformer.data.vocabulary import SMALLEST_BPE
 from graphformer.models.stack import Size
+from graphformer.tasks.device import multiplies_bfloat16
 from graphformer.tasks.run import Budget
+from graphformer.tasks.settings import check_least, check_positive, check_probabilities, fill
+
+LIMITS = ("minutes", "epochs", "steps")
+
+# Found to suit the embedded dates, and sentences; of the latter the precision is the device's.
+SUITING: dict[str, dict[str, Any]] = {
+    "dates": {"dim": 64, "heads": 2, "layers": 2, "hidden": 128, "dropout": 0.0}
+    | {"minutes": 2.0, "batch_tokens": 2048, "learning_rate": 4e-3, "warmup": 0.1}
+    | {"label_smoothing": 0.0, "vocabulary": 0, "precision": "32-true"},
+    "sentences": {"dim": 128, "heads": 4, "layers": 4, "hidden": 256, "dropout": 0.3}
+    | {"minutes": 20.0, "batch_tokens": 4096, "learning_rate": 5e-3, "warmup": 0.1}
+    | {"label_smoothing": 0.1, "vocabulary": 6000},
+}
 
 
 @dataclass(frozen=True)
@@ -52,12 +67,13 @@ class Shape:
     dropout: float | None = None
 
     def __post_init__(self) -> None:
-        check_numbers(self, least={"dim": 1, "heads": 1, "layers": 1, "hidden": 1})
-        check_shares(self, "dropout")
+        check_least(self, dim=1, heads=1, layers=1, hidden=1)
+        check_probabilities(self, "dropout")
 
-    def over(self, suiting: Size) -> Size:
-        """This shape, and the suiting one where nothing is said."""
-        return replace(suiting, **given(self))
+    @property
+    def size(self) -> Size:
+        """The size of a model, of a shape in which nothing is left out."""
+        return Size(**vars(self))
 
 
 @dataclass(frozen=True)
@@ -81,6 +97,24 @@ class Attending:
 
 
 @dataclass(frozen=True)
+class Search:
+    """How a translation is searched for.
+
+    Attributes:
+        beam: number of translations that are followed side by side; 1 takes the likeliest next
+            token each time.
+        length_penalty: power of the length that a log-probability is divided by: at 0 short
+            translations are favored.
+    """
+
+    beam: int = 5
+    length_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_least(self, beam=1)
+
+
+@dataclass(frozen=True)
 class Training:
     """How to train; what is left out is as it suits the data.
 
@@ -93,6 +127,7 @@ class Training:
         warmup: share of the training in which the learning rate rises.
         label_smoothing: probability spread over all words.
         vocabulary: number of pieces of words; 0 for one token a character.
+        precision: 32-true, or bf16-mixed, which left out is taken where the device is fast in it.
     """
 
     minutes: float | None = None
@@ -103,18 +138,24 @@ class Training:
     warmup: float | None = None
     label_smoothing: float | None = None
     vocabulary: int | None = None
+    precision: Literal["32-true", "bf16-mixed"] | None = None
 
     def __post_init__(self) -> None:
-        check_numbers(self, least={"batch_tokens": 1, "vocabulary": 0})
-        check_shares(self, "label_smoothing")
+        check_positive(self, "minutes", "learning_rate", "warmup")
+        check_least(self, epochs=1, steps=1, batch_tokens=1, vocabulary=0)
+        check_probabilities(self, "warmup", "label_smoothing")
+        if self.vocabulary is not None and 0 < self.vocabulary < SMALLEST_BPE:
+            raise ValueError(
+                f"vocabulary is {self.vocabulary}: write at least {SMALLEST_BPE} pieces of words, "
+                "which are the bytes and four special tokens, or 0 for one token a character"
+            )
 
-    def over(self, suiting: Course) -> Course:
-        """These settings, and the suiting ones where nothing is said; a budget is taken whole."""
-        chosen = given(self)
-        limits = {name: chosen.pop(name, None) for name in ("epochs", "steps", "minutes")}
-        if any(limit is not None for limit in limits.values()):
-            suiting = suiting._replace(budget=Budget(**limits))
-        return suiting._replace(**chosen)
+    @property
+    def course(self) -> Course:
+        """The training, of settings in which nothing but limits is left out."""
+        fields = dict(vars(self))
+        budget = Budget(**{name: fields.pop(name) for name in LIMITS})
+        return Course(budget, **fields)
 
 
 class Course(NamedTuple):
@@ -126,76 +167,19 @@ class Course(NamedTuple):
     warmup: float
     label_smoothing: float
     vocabulary: int
-
-
-def check_numbers(settings: object, least: dict[str, int]) -> None:
-    """Does nothing where the settings that are given are large enough.
-
-    Raises:
-        ValueError: one is smaller.
-    """
-    for name, smallest in least.items():
-        value = getattr(settings, name)
-        if value is not None and value < smallest:
-            raise ValueError(f"{name} is {value}: write a number of at least {smallest}")
-
-
-def check_shares(settings: object, *names: str) -> None:
-    """Does nothing where the settings that are given are probabilities below 1.
-
-    Raises:
-        ValueError: one is not.
-    """
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and not 0 <= value < 1:
-            raise ValueError(f"{name} is {value}: write a probability of at least 0 and below 1")
-
-
-def given(settings: Shape | Training) -> dict[str, Any]:
-    """The settings that are not left out."""
-    return {name: value for name, value in vars(settings).items() if value is not None}
-
-
-class Suiting(NamedTuple):
-    """Settings that were found to suit a kind of text."""
-
-    size: Size
-    course: Course
     precision: str
 
 
-def suiting(corpus: Corpus) -> Suiting:
-    """The settings for the embedded dates, or for sentences."""
-    if corpus.data == "dates" and corpus.source_file is None:
-        return Suiting(
-            Size(dim=64, heads=2, layers=2, hidden=128, dropout=0.0),
-            Course(
-                Budget(minutes=2.0),
-                batch_tokens=2048,
-                learning_rate=4e-3,
-                warmup=0.1,
-                label_smoothing=0.0,
-                vocabulary=0,
-            ),
-            "32-true",
-        )
-    return Suiting(
-        Size(dim=128, heads=4, layers=4, hidden=256, dropout=0.3),
-        Course(
-            Budget(minutes=20.0),
-            batch_tokens=4096,
-            learning_rate=5e-3,
-            warmup=0.1,
-            label_smoothing=0.1,
-            vocabulary=6000,
-        ),
-        "bf16-mixed" if multiplies_bfloat16() else "32-true",
-    )
+def complete_settings(
+    corpus: Corpus, shape: Shape, training: Training, device: torch.device
+) -> tuple[Shape, Training]:
+    """The settings, with those that suit text and device where none were given.
 
-
-def multiplies_bfloat16() -> bool:
-    """Whether the device multiplies bfloat16 faster than float32."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported()
+    A limit that is given stands alone: then no other one is added.
+    """
+    is_embedded = corpus.data == "dates" and corpus.source_file is None
+    suiting = dict(SUITING["dates" if is_embedded else "sentences"])
+    suiting.setdefault("precision", "bf16-mixed" if multiplies_bfloat16(device) else "32-true")
+    if any(getattr(training, name) is not None for name in LIMITS):
+        del suiting["minutes"]
+    return fill(shape, suiting), fill(training, suiting)

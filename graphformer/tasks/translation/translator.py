@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from safetensors.torch import load_model, save_model
 from tokenizers import Tokenizer
 
 from graphformer.data import vocabulary
-from graphformer.data.vocabulary import END, START
+from graphformer.data.vocabulary import END, START, UNKNOWN
+from graphformer.files import replacing, write_json
 from graphformer.models.decode import beam_search, greedy
 from graphformer.models.sequence import Size, Transformer
-from graphformer.tasks.files import write_json
+from graphformer.tasks.checkpoints import first_line
 from graphformer.tasks.translation.corpus import encode_sources
 from graphformer.tasks.translation.settings import Attending
 from graphformer.tokens import sequences
@@ -67,10 +69,19 @@ class Translator:
         self.model.train(was_training)
         return found
 
+    def unknown_characters(self, lines: list[str]) -> Counter[str]:
+        """How often each character stands in the lines of which the vocabulary knows nothing."""
+        return Counter(
+            line[start:end]
+            for line, encoded in zip(lines, self.tokenizer.encode_batch(lines), strict=True)
+            for id_, (start, end) in zip(encoded.ids, encoded.offsets, strict=True)
+            if id_ == UNKNOWN
+        )
+
     def save(self, folder: Path) -> None:
-        """Leaves weights, vocabulary and settings of the model in `folder`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_model(self.model, str(folder / WEIGHTS))
+        """Leaves weights, vocabulary and settings of the model in `folder`, each file whole."""
+        with replacing(folder / WEIGHTS) as file:
+            save_model(self.model, file.name)
         vocabulary.save(self.tokenizer, folder / VOCABULARY)
         described = {"size": asdict(self.size), "attending": asdict(self.attending)}
         write_json(folder / MODEL, {"format": FORMAT, **described})
@@ -91,7 +102,7 @@ class Translator:
             )
         try:
             settings = json.loads((folder / MODEL).read_text("utf-8"))
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise ValueError(f"{folder / MODEL} is damaged: {error}") from error
         if not isinstance(settings, dict) or not {"format", "size", "attending"} <= settings.keys():
             raise ValueError(f"{folder / MODEL} does not describe a model: train it anew")
@@ -100,13 +111,18 @@ class Translator:
                 f"{folder / MODEL} has format {settings['format']}, and this version reads "
                 f"format {FORMAT}: train it anew, or install the version that wrote it"
             )
-        size, attending = Size(**settings["size"]), Attending(**settings["attending"])
-        translator = cls(vocabulary.load(folder / VOCABULARY), size, attending)
+        try:
+            size, attending = Size(**settings["size"]), Attending(**settings["attending"])
+            translator = cls(vocabulary.load(folder / VOCABULARY), size, attending)
+        except TypeError as error:
+            raise ValueError(
+                f"{folder / MODEL} does not describe a model: {error}: train it anew"
+            ) from error
         try:
             load_model(translator.model, str(folder / WEIGHTS))
         except (SafetensorError, RuntimeError) as error:
             raise ValueError(
-                f"{folder / WEIGHTS} is damaged or of another model: {error}"
+                f"{folder / WEIGHTS} is damaged or of another model: {first_line(error)}"
             ) from error
         return translator
 

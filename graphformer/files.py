@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-import yaml  # type: ignore[import-untyped]
-
 UNFINISHED = ".unfinished"
 
 
@@ -45,13 +43,12 @@ def synchronize_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def write_text(path: Path, text: str) -> None:
+    """`path` holds `text` in UTF-8, whose lines end as they do in it."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
 def write_json(path: Path, value: Mapping[str, object]) -> None:
     """`path` holds `value`, indented for people to read."""
-    with replacing(path) as file:
-        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def write_yaml(path: Path, value: Mapping[str, object]) -> None:
-    """`path` holds `value`, in its own order."""
-    with replacing(path) as file:
-        file.write(yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True).encode())
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

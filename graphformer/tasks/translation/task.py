@@ -1,0 +1,144 @@
+"""A translator trained and tested, with all that it leaves in its folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from graphformer.data.parallel import TextSplits
+from graphformer.files import write_text
+from graphformer.models.sequence import Size
+from graphformer.tasks.loader import Loader
+from graphformer.tasks.plots import plot_history, where_installed
+from graphformer.tasks.randomness import seed_everything
+from graphformer.tasks.record import write_metrics
+from graphformer.tasks.run import HISTORY, Run, train
+from graphformer.tasks.schedule import RiseAndFall
+from graphformer.tasks.translation.corpus import EncodedPair, encode_pairs, make_loader
+from graphformer.tasks.translation.learner import TranslationLearner
+from graphformer.tasks.translation.scores import Quality, measure, signature
+from graphformer.tasks.translation.settings import Attending, Course, Search
+from graphformer.tasks.translation.translator import Translator
+
+NUM_WATCHED = 100
+NUM_SHOWN = 5
+HYPOTHESES, CURVES = "test.hypotheses.txt", "history.svg"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A corpus to be learned, and how.
+
+    Attributes:
+        text: the corpus.
+        tokenizer: its joint vocabulary.
+        size: of the model.
+        course: of the training.
+        attending: who attends to whom.
+        search: how translations are searched for.
+        device: to train on.
+    """
+
+    text: TextSplits
+    tokenizer: Tokenizer
+    size: Size
+    course: Course
+    attending: Attending
+    search: Search
+    device: torch.device
+
+    def check(self) -> None:
+        """Does nothing where all runs can begin.
+
+        Raises:
+            ValueError: a notation cannot be read, sizes do not fit each other, or a sentence is
+                too long for a batch.
+        """
+        shortest = min((source for source, _ in self.text.train), key=len)
+        self._translator().translate([shortest], self.search.beam, self.search.length_penalty)
+        self._load()
+
+    def perform(self, run: Run) -> dict[str, float]:
+        """One training with its test; leaves everything in `run.out`."""
+        course = self.course
+        seed_everything(run.seed)
+        translator = self._translator()
+        watched = self.text.validation[:NUM_WATCHED]
+        learner = TranslationLearner(
+            translator, course.learning_rate, course.label_smoothing, watched
+        )
+        batches, validation = self._load(run.seed)
+        rate = RiseAndFall(course.learning_rate, course.warmup)
+        measured = train(learner, batches, validation, run, callbacks=[rate])
+        translator.save(run.out)
+        with where_installed():
+            plot_history(run.out / HISTORY, run.out / CURVES)
+        quality = self.test(translator, run.out)
+        figures = {**measured, **quality.figures}
+        self.write(run.out, figures, [run.seed])
+        return figures
+
+    def test(self, translator: Translator, out: Path) -> Quality:
+        """The quality of the translated test set, printed with samples; kept in `out`."""
+        sources, references = map(list, zip(*self.text.test, strict=True))
+        start = time.monotonic()
+        found = translator.translate(sources, self.search.beam, self.search.length_penalty)
+        quality = measure(found, references)
+        write_text(out / HYPOTHESES, "\n".join(found) + "\n")
+        print(show_samples(sources, found, references))
+        print(f"test set of {len(found):,}, translated in {time.monotonic() - start:.0f} s")
+        print(quality)
+        return quality
+
+    def write(self, out: Path, figures: Mapping[str, object], seeds: list[int]) -> None:
+        """`metrics.json` in `out`."""
+        text, search = self.text, self.search
+        sizes = f"{len(text.train):,} training, {len(text.validation):,} validation"
+        write_metrics(
+            out,
+            figures,
+            seeds=seeds,
+            data=text.name,
+            split=f"{sizes} and {len(text.test):,} test pairs",
+            protocol=(
+                f"test set, weights at the end of training, beam {search.beam}, length penalty "
+                f"{search.length_penalty:g}; validation_bleu and validation_exact_match: first "
+                f"{NUM_WATCHED} validation pairs, greedy; {signature()}"
+            ),
+            device=self.device,
+            precision=self.course.precision,
+        )
+
+    def _translator(self) -> Translator:
+        return Translator(self.tokenizer, self.size, self.attending)
+
+    @cached_property
+    def _encoded(self) -> tuple[list[EncodedPair], list[EncodedPair]]:
+        """The training and the validation pairs as ids, the same for all seeds."""
+        train, validation = (
+            encode_pairs(self.tokenizer, pairs) for pairs in (self.text.train, self.text.validation)
+        )
+        return train, validation
+
+    def _load(self, seed: int = 0) -> tuple[Loader, Loader]:
+        train, validation = self._encoded
+        size = self.course.batch_tokens
+        return make_loader(train, size, seed), make_loader(validation, size, shuffle=False)
+
+
+def show_samples(sources: list[str], found: list[str], references: list[str]) -> str:
+    """The first translations, with what they translate and what was expected where it differs."""
+    lines = []
+    for source, translation, reference in zip(sources, found, references, strict=True):
+        lines += ["", f"  {source}", f"> {translation}"]
+        if translation != reference:
+            lines.append(f"= {reference}")
+        if len(lines) >= 4 * NUM_SHOWN:
+            break
+    return "\n".join([*lines, ""])
