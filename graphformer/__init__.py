@@ -6,6 +6,8 @@ says how large `a_ij` is.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from graphformer.attend import attend, explain, plan
 from graphformer.backends import Attended
 from graphformer.edge_data import hop_distance
@@ -54,6 +56,10 @@ from graphformer.topology import (
     window,
 )
 
+if TYPE_CHECKING:
+    from graphformer import nn
+    from graphformer.nn import accelerate
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -87,6 +93,7 @@ __all__ = [
     "TokenGraph",
     "Tokens",
     "Topology",
+    "accelerate",
     "attend",
     "causal",
     "complete",
@@ -100,6 +107,7 @@ __all__ = [
     "hops",
     "log_sparse",
     "nearest",
+    "nn",
     "nodes",
     "patches",
     "plan",
@@ -110,3 +118,13 @@ __all__ = [
     "where",
     "window",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The drop-ins, which import all layers of PyG, are loaded when they are asked for."""
+    if name not in {"accelerate", "nn"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    drop_ins = import_module("graphformer.nn")
+    return drop_ins if name == "nn" else drop_ins.accelerate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -79,17 +80,19 @@ def attend_prepared(
     value = operands.value
     grad = torch.is_grad_enabled()
     dim = value.shape[2] if operands.query is None else operands.query.shape[2]
+    kind = score if score.planned_as is None else score.planned_as
     key = _Key(
-        score, heads, value.shape[1], dim, value.shape[2], value.dtype, normalize, dropout,
+        kind, heads, value.shape[1], dim, value.shape[2], value.dtype, normalize, dropout,
         edge_sum, backend, return_weights, grad,
     )  # fmt: skip
     found = graph.plans.get(key)
     if found is None:
         found = graph.plans[key] = _new_plan(graph, key)
     request = found.request
-    if request.graph is not graph:
-        # A graph with other edge data shares plans and indexes, but not the data.
+    if request.graph is not graph or request.score is not score:
+        # A graph with other edge data, or a score with other weights, shares plans and indexes.
         request = request.on(graph)
+        object.__setattr__(request, "score", score)
     if not graph.queries.num_tokens or not graph.keys.num_tokens:
         attended = _nothing(request, operands)
     elif autocast:
@@ -190,7 +193,8 @@ def _key(
         if name not in asked:
             raise TypeError(f"a plan has no setting {name!r}; known are {', '.join(asked)}")
     asked |= settings
-    return _Key(score=score, heads=heads, dim=dim, dtype=dtype, grad=training, **asked)
+    kind = score if score.planned_as is None else score.planned_as
+    return _Key(score=kind, heads=heads, dim=dim, dtype=dtype, grad=training, **asked)
 
 
 def _plan_one(graph: TokenGraph, key: _Key) -> Plan:
@@ -232,10 +236,12 @@ def _request(graph: TokenGraph, key: _Key) -> Request:
 def _prepared_plan(request: Request, backend: str | None) -> Plan:
     graph, made = request.graph, make_plan(request, backend)
     # Compiled code only reads what the graph has made.
-    _ = graph.query_side, graph.key_side
+    side, _ = graph.query_side, graph.key_side
     if graph.queries.num_tokens and graph.keys.num_tokens:
         made.backend.prepare(request)
-    return made
+    # A plan outlives the edge data of one call, and all that they were computed from: it is kept
+    # for the graph that was bound.
+    return replace(made, request=request.on(side.graph))
 
 
 def _check_edge_data(request: Request) -> None:

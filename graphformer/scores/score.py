@@ -26,9 +26,11 @@ class Score(nn.Module):
         edge_data: the name of the edge data that `edge_query` meets, or None.
         edge_dim: the dimension of that edge data; None where any will do.
         heads: the number of heads it was made for; None where any will do.
+        planned_as: the score whose plans serve this one, or None; see `share_plans`.
     """
 
     heads: int | None = None
+    planned_as: Score | None = None
     reads: tuple[str, ...] = ("query", "key")
     edge_data: str | None = None
     edge_dim: int | None = None
@@ -42,6 +44,14 @@ class Score(nn.Module):
     def biases(self) -> tuple[Bias, ...]:
         """The biases that were added to the score."""
         return ()
+
+    def share_plans(self, other: Score) -> None:
+        """Plans of `other`, which differs in its weights alone, serve this score from now on.
+
+        So a layer may make its score anew from the weights of each call.
+        """
+        # Past `nn.Module`, of which `other` would be a part.
+        object.__setattr__(self, "planned_as", other)
 
     def set_head_dim(self, dim: int) -> None:
         """Called by `Attention` with the dimension of its heads, once, before any forward."""

@@ -1,0 +1,51 @@
+"""PyG's `GATv2Conv` on our backends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch_geometric.nn
+from torch import Tensor
+
+from graphformer.nn.drop_in import DropIn, bound, eager, sums
+from graphformer.nn.looped import edge_features, ends_of, finish, with_weights
+from graphformer.nn.scores import gatv2
+
+
+class GATv2Conv(DropIn, torch_geometric.nn.GATv2Conv):
+    """`torch_geometric.nn.GATv2Conv`, whose sums over q + k are never in memory.
+
+    Edge features are, once, as they enter that sum: edges x heads x dim.
+
+    Source: Brody et al. 2022 (2105.14491), equation 7.
+    """
+
+    @eager
+    def forward(
+        self,
+        x: Any,
+        edge_index: Any,
+        edge_attr: Any = None,
+        return_attention_weights: bool | None = None,
+    ) -> Any:
+        """What PyG's layer gives for the same arguments; see there."""
+        memory, target = (x, x) if isinstance(x, Tensor) else x
+        of_edge = edge_attr is not None
+        ends = ends_of(self, (memory, target), edge_index, edge_attr, None)
+        if ends is None or target is None or (of_edge and self.lin_edge is None):
+            return super().forward(x, edge_index, edge_attr, return_attention_weights)
+
+        size = (-1, self.heads, self.out_channels)
+        value: Tensor = self.lin_l(memory).view(size)
+        shared = self.share_weights and isinstance(x, Tensor)
+        query: Tensor = value if shared else self.lin_r(target).view(size)
+        graph = bound(edge_index, ends)
+        if of_edge:
+            features = edge_features(self, edge_index, edge_attr, ends)
+            graph = graph.with_edge_data(edge=self.lin_edge(features))
+        score = gatv2(self.att[0], self.negative_slope, of_edge)
+        dropout = self.dropout if self.training else 0.0
+        asked = {"dropout": dropout, "return_weights": bool(return_attention_weights)}
+        out, _, weights = sums((query, value, value), graph, score, **asked)
+        out = finish(self, out, target)
+        return out if weights is None else with_weights(out, edge_index, ends, weights)

@@ -1,0 +1,72 @@
+"""What was made of a tensor before: kept for as long as the tensor lives unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+from torch_geometric import EdgeIndex
+
+from graphformer.graph import TokenGraph
+
+Made = TypeVar("Made")
+
+
+class _Remembered:
+    """What was made of one tensor, under the settings that it was made with."""
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+        self.made: dict[Hashable, Any] = {}
+
+    def __del__(self) -> None:
+        for graph in self.made.values():
+            if isinstance(graph, TokenGraph):
+                # Plans and sides refer back: memory would wait for the garbage collector.
+                graph.plans.clear()
+                graph._made.pop("query_side", None)
+                graph._made.pop("key_side", None)
+
+
+# For all layers of all models: the second layer and the next epoch find what the first one bound.
+_memory = WeakTensorKeyDictionary()
+
+
+def remembered(tensor: Tensor, settings: Hashable, make: Callable[[], Made]) -> Made:
+    """What `make` makes of `tensor`, made once for as long as the tensor lives unchanged.
+
+    Args:
+        tensor: edges or a mask; known by identity, so that nothing is compared, and held weakly.
+        settings: what the result depends on beside it.
+        make: makes a graph, or what else; the result must not hold `tensor` itself, or neither is
+            ever freed.
+    """
+    found: _Remembered | None = _memory.get(tensor)
+    if found is not None and settings in found.made and found.version == _version(tensor):
+        known: Made = found.made[settings]
+        return known
+    # What a validation makes under inference mode, training must be able to use.
+    with torch.inference_mode(False):
+        made = make()
+    if isinstance(made, TokenGraph):
+        # Sides belong to the graph that makes them: to this one, not to that of one call.
+        _ = made.query_side, made.key_side
+    if tensor.is_inference():
+        # Nothing says when it changes.
+        return made
+    # To look at a sparse tensor may count as a change of it.
+    version = _version(tensor)
+    if found is None or found.version != version:
+        found = _memory[tensor] = _Remembered(version)
+    found.made[settings] = made
+    return made
+
+
+def _version(tensor: Tensor) -> int:
+    """How often it was changed in place."""
+    if isinstance(tensor, EdgeIndex):
+        tensor = tensor.as_tensor()
+    return tensor._version

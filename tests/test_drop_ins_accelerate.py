@@ -1,0 +1,144 @@
+"""`accelerate` swaps what it can, in place, and says what it left and why."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch_geometric.nn as pyg
+from drop_in_cases import attending
+from torch import Tensor, nn
+
+import graphformer as gf
+import graphformer.nn as ours
+
+EDGE_INDEX = torch.tensor([[0, 1, 2, 3, 3], [1, 2, 0, 3, 0]])
+
+
+class Net(nn.Module):
+    """One of each layer that has a drop-in, and some that have none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([pyg.GATConv(4, 4), pyg.GATv2Conv(4, 4)])
+        self.gcn = pyg.GCNConv(4, 4)
+        self.transformer = pyg.TransformerConv(4, 4)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.sage = pyg.SAGEConv(4, 4)
+        self.norm = pyg.BatchNorm(4)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        for layer in (*self.convs, self.gcn, self.transformer, self.sage):
+            x = self.norm(layer(x, edge_index))
+        return x + self.attention(x[None], x[None], x[None], need_weights=False)[0][0]
+
+
+def test_a_model_gives_what_it_gave_and_keeps_what_it_is() -> None:
+    model, x = Net().double().eval(), torch.randn(4, 4, dtype=torch.float64)
+    before, layers = copy.deepcopy(model), dict(model.named_modules())
+    weights = dict(model.named_parameters())
+    swaps = gf.accelerate(model)
+    assert list(swaps.swapped) == ["convs.0", "convs.1", "gcn", "transformer", "attention"]
+    assert swaps.left == {}
+    for name, layer in swaps.swapped.items():
+        assert layer is layers[name]
+        assert type(layer) is getattr(ours, type(before.get_submodule(name)).__name__)
+        assert not layer.training
+    assert str(model) == str(before)
+    assert model.state_dict().keys() == before.state_dict().keys()
+    for name, weight in model.named_parameters():
+        assert weight is weights[name]
+    with attending():
+        found = model(x, EDGE_INDEX)
+    torch.testing.assert_close(found, before(x, EDGE_INDEX), rtol=1e-10, atol=1e-10)
+
+
+def test_a_swapped_model_trains_with_the_optimizer_it_had() -> None:
+    model = Net()
+    theirs, optimizer = copy.deepcopy(model), torch.optim.SGD(model.parameters(), 0.1)
+    gf.accelerate(model)
+    x = torch.randn(4, 4)
+    for net, stepper in ((model, optimizer), (theirs, torch.optim.SGD(theirs.parameters(), 0.1))):
+        net(x, EDGE_INDEX).square().sum().backward()
+        stepper.step()
+    for weight, other in zip(model.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(weight, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_layer_itself_is_swapped_and_shown() -> None:
+    layer = pyg.GATConv(4, 4, heads=2)
+    assert str(gf.accelerate(layer)) == "swapped 1, left 0\n  the model  GATConv(4, 4, heads=2)"
+    assert type(layer) is ours.GATConv
+    assert str(gf.accelerate(layer)) == "swapped 0, left 0"
+    assert "MultiheadAttention\n" in str(gf.accelerate(nn.MultiheadAttention(4, 2))) + "\n"
+
+
+class Subclass(pyg.GATConv):
+    """A layer that may do anything."""
+
+
+def hooked(kind: str) -> nn.Module:
+    layer = pyg.GCNConv(4, 4)
+    getattr(layer, f"register_{kind}")(lambda *_: None)
+    return layer
+
+
+def explained() -> nn.Module:
+    layer = pyg.GATConv(4, 4)
+    layer.explain = True
+    return layer
+
+
+def with_forward() -> nn.Module:
+    layer = pyg.GATConv(4, 4)
+    layer.forward = lambda x, edge_index: x
+    return layer
+
+
+def in_parts() -> nn.Module:
+    layer = pyg.GCNConv(4, 4)
+    layer.decomposed_layers = 2
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (Subclass(4, 4), "Subclass is a subclass, which may compute something else"),
+        (hooked("forward_hook"), "it has hooks"),
+        (hooked("forward_pre_hook"), "it has hooks"),
+        (hooked("full_backward_hook"), "it has hooks"),
+        (hooked("message_forward_hook"), "it has hooks on its messages"),
+        (explained(), "an explainer is active"),
+        (with_forward(), "it has a forward of its own"),
+        (pyg.GATConv(4, 4, flow="target_to_source"), "its flow is target_to_source"),
+        (pyg.GCNConv(4, 4, aggr="max"), "its messages are aggregated by MaxAggregation()"),
+        (pyg.GATConv(4, 4, dropout=1.0), "it drops everything"),
+        (in_parts(), "its features are taken in 2 parts"),
+        (nn.MultiheadAttention(4, 2, add_bias_kv=True), "it has add_bias_kv"),
+        (nn.MultiheadAttention(4, 2, add_zero_attn=True), "it has add_zero_attn"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_might_differ_is_left_and_says_why(layer: nn.Module, reason: str) -> None:
+    kind, model = type(layer), nn.ModuleDict({"layer": layer})
+    swaps = gf.accelerate(model)
+    assert swaps.left == {"layer": reason}
+    assert type(layer) is kind
+    assert str(swaps) == f"swapped 0, left 1\n  layer  left: {reason}"
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("given", [Net, "model"])
+def test_what_is_no_model_is_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"accelerate\(model\) with a torch.nn.Module"):
+        gf.accelerate(given)
+
+
+def test_the_drop_ins_are_loaded_when_they_are_asked_for() -> None:
+    assert gf.nn is ours
+    assert gf.accelerate is ours.accelerate
+    with pytest.raises(AttributeError, match="has no attribute 'accelerated'"):
+        _ = gf.accelerated  # type: ignore[attr-defined]
