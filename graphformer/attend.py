@@ -129,33 +129,30 @@ def plan(
     Returns:
         The plan, or the plans of a module.
     """
-    if isinstance(score, Score):
-        return _plan_one(graph, _key(graph, score, heads, dim, dtype, training, **settings))
-    modules: list[Any] = [part for part in score.modules() if hasattr(part, "attention_settings")]
-    return [
-        _plan_one(
-            graph,
-            _key(graph, dtype=dtype, training=training, **module.attention_settings(training)),
-        )
-        for module in modules
-    ]
+    keys = _keys(graph, score, heads, dim, dtype, training, settings)
+    plans = [_plan_one(graph, key) for key in keys]
+    return plans[0] if isinstance(score, Score) else plans
 
 
 def explain(
     graph: TokenGraph,
-    score: Score = _DOT_PRODUCT,
+    score: Score | nn.Module = _DOT_PRODUCT,
     heads: int = 1,
     dim: int = 64,
     dtype: torch.dtype = torch.float32,
     training: bool = False,
     **settings: Any,
-) -> Plan:
+) -> Any:
     """What an attention would run on and why, what else there is, edges, FLOPs and bytes.
 
-    Takes what `plan` takes, and measures and prepares nothing; print what it returns.
+    Takes what `plan` takes, and measures and prepares nothing.
+
+    Returns:
+        The `Plan`, to print; of a module a list, one for each `Attention` in it.
     """
-    key = _key(graph, score, heads, dim, dtype, training, **settings)
-    return graph.plans.get(key) or make_plan(_request(graph, key), key.backend)
+    keys = _keys(graph, score, heads, dim, dtype, training, settings)
+    plans = [graph.plans.get(key) or make_plan(_request(graph, key), key.backend) for key in keys]
+    return plans[0] if isinstance(score, Score) else plans
 
 
 class _Key(NamedTuple):
@@ -197,6 +194,25 @@ def _key(
     return _Key(score=kind, heads=heads, dim=dim, dtype=dtype, grad=training, **asked)
 
 
+def _keys(
+    graph: TokenGraph,
+    score: Score | nn.Module,
+    heads: int,
+    dim: int,
+    dtype: torch.dtype,
+    training: bool,
+    settings: dict[str, Any],
+) -> list[_Key]:
+    """The key of a score, or those of every `Attention` in a module."""
+    if isinstance(score, Score) or not isinstance(score, nn.Module):
+        return [_key(graph, score, heads, dim, dtype, training, **settings)]
+    modules: list[Any] = [part for part in score.modules() if hasattr(part, "attention_settings")]
+    return [
+        _key(graph, dtype=dtype, training=training, **module.attention_settings(training))
+        for module in modules
+    ]
+
+
 def _plan_one(graph: TokenGraph, key: _Key) -> Plan:
     made = graph.plans.get(key)
     if made is None:
@@ -236,12 +252,12 @@ def _request(graph: TokenGraph, key: _Key) -> Request:
 def _prepared_plan(request: Request, backend: str | None) -> Plan:
     graph, made = request.graph, make_plan(request, backend)
     # Compiled code only reads what the graph has made.
-    side, _ = graph.query_side, graph.key_side
+    _ = graph.query_side, graph.key_side
     if graph.queries.num_tokens and graph.keys.num_tokens:
         made.backend.prepare(request)
     # A plan outlives the edge data of one call, and all that they were computed from: it is kept
     # for the graph that was bound.
-    return replace(made, request=request.on(side.graph))
+    return replace(made, request=request.on(graph._made["query_side"].graph))
 
 
 def _check_edge_data(request: Request) -> None:
@@ -331,8 +347,13 @@ def _check_heads(heads: int, key: Tensor | None, value: Tensor, score: Score) ->
         raise ValueError(
             f"key has {key.shape[1]} heads, value {value.shape[1]}; project both to as many"
         )
-    if not value.shape[1]:
-        raise ValueError("value has no heads; it must be [token, head, dim] with at least one")
+    if not value.shape[1] or not value.shape[2]:
+        raise ValueError(
+            f"value has {value.shape[1]} heads of {value.shape[2]} numbers; it must be "
+            "[token, head, dim] with at least one of each"
+        )
+    if key is not None and not key.shape[2]:
+        raise ValueError("key has no numbers; it must be [token, head, dim] with dim at least 1")
     if heads % value.shape[1]:
         raise ValueError(
             f"{heads} query heads cannot share {value.shape[1]} heads of keys and values evenly; "
@@ -369,9 +390,9 @@ def _nothing(request: Request, operands: Operands) -> Attended:
     graph, value = request.graph, operands.value
     num_queries = graph.queries.num_tokens
     out = value.new_zeros(num_queries, request.heads, request.value_dim)
-    # Zero times what is there keeps the result in the autograd graph, with zero gradients.
+    # The sum of nothing of them keeps the result in the autograd graph, with zero gradients.
     tied = [x for x in (operands.query, operands.key, value) if x is not None]
-    out = out + sum(x.sum() * 0 for x in tied)
+    out = out + sum(x[:0].sum() for x in tied)
     edge_sum = None
     if request.edge_sum is not None:
         edge_dim = graph.edge_values_of(request.edge_sum).known.shape[1]

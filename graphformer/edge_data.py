@@ -93,6 +93,12 @@ def check(name: str, given: EdgeValues | Tensor) -> EdgeValues:
             f"{_shape(value.values)}; values are [edge] or [edge, dim], one row an edge"
         )
     values = value.values if value.values.dim() == 2 else value.values.unsqueeze(1)
+    missing = value.missing
+    if isinstance(missing, Tensor) and missing.shape not in ((), (1,), values.shape[1:]):
+        raise ValueError(
+            f"edge data {name!r} has {values.shape[1]} numbers an edge, missing has shape "
+            f"{_shape(missing)}; write one number, or [{values.shape[1]}]"
+        )
     return value._replace(values=values if values.is_floating_point() else values.float())
 
 

@@ -223,14 +223,17 @@ class TokenGraph:
     @property
     def query_side(self) -> Side:
         """What a score may know of the queries."""
-        return self._make("query_side", lambda: Side(self.queries, self))
+        side = self._make("query_side", lambda: Side(self.queries, self))
+        # A graph with other edge data shares what is made, but not the data.
+        return side if side.graph is self else Side(self.queries, self)
 
     @property
     def key_side(self) -> Side:
         """What a score may know of the keys; the same as of the queries unless bipartite."""
         if not self.bipartite:
             return self.query_side
-        return self._make("key_side", lambda: Side(self.keys, self))
+        side = self._make("key_side", lambda: Side(self.keys, self))
+        return side if side.graph is self else Side(self.keys, self)
 
     def edge_pair(self, num_heads: int, edges: Tensor | None = None) -> Pair:
         """The pairs of all edges, or of those that `edges` picks by number, each [edge, 1]."""

@@ -45,6 +45,15 @@ def from_rectangle(
     return pick_rows(x.flatten(0, 2), indexes[1], None).view(-1, x.shape[1], x.shape[-1])
 
 
+def all_heads(
+    x: Float[Tensor, "example _ slot dim"], heads: int
+) -> Float[Tensor, "example _ slot dim"]:
+    """Groups of heads spread to all; one head stays one, which stands for all."""
+    if x.shape[1] in (1, heads):
+        return x
+    return x.repeat_interleave(heads // x.shape[1], 1)
+
+
 def pick_rows(
     x: Shaped[Tensor, "row *dim"], index: Int[Tensor, "picked"], back: Int[Tensor, "row"] | None
 ) -> Shaped[Tensor, "picked *dim"]:

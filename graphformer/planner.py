@@ -86,7 +86,7 @@ def use_constants(constants: Mapping[str, Any]) -> None:
 
 
 def make_plan(request: Request, backend: str | None = None) -> Plan:
-    """The plan of `request`, with the indexes that its run reads.
+    """The plan of `request`; nothing is prepared for it yet.
 
     Raises:
         ValueError: if `backend` is unknown or refuses the request.
@@ -122,7 +122,7 @@ def _scaled(number: float, unit: str) -> str:
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, "")):
         if number >= factor:
             return f"{number / factor:.3g} {prefix}{unit}"
-    for factor, prefix in ((1e-3, "m"), (1e-6, "u")):
+    for factor, prefix in ((1e-3, "m"), (1e-6, "u"), (1e-9, "n")):
         if number >= factor:
             return f"{number / factor:.3g} {prefix}{unit}"
     return f"{number:.3g} {unit}"

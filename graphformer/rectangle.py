@@ -46,6 +46,11 @@ def rectangle_values(graph: TokenGraph, name: str) -> Float[Tensor, "example que
     return graph._keep((name, "rectangle"), value, lambda: _spread(graph, value))
 
 
+def real_edges(graph: TokenGraph) -> Bool[Tensor, "_ row column"]:
+    """Which pairs of the rectangle are edges: its mask, without what stands in for no keys."""
+    return graph._make("real edges", lambda: _real_edges(graph))
+
+
 def places(graph: TokenGraph, edge_index: Int[Tensor, "2 edge"]) -> tuple[Tensor, Tensor, Tensor]:
     """Example, row and column of edges in the rectangle, each [edge]."""
     key, query = edge_index[0].long(), edge_index[1].long()
@@ -82,6 +87,19 @@ def _mask(
     mask = mask | empty.unsqueeze(-1)
     unheard = bool((empty & query_valid).any())
     return mask.unsqueeze(1), empty if unheard else None
+
+
+def _real_edges(graph: TokenGraph) -> Tensor:
+    rectangle, pair = graph.rectangle, graph.rectangle.pair
+    mask = rectangle.mask
+    if rectangle.is_causal:
+        mask = pair.distance.squeeze(-1).unsqueeze(1) <= 0
+    assert mask is not None
+    edges = mask.squeeze(1)
+    if rectangle.empty is not None:
+        edges = edges & ~rectangle.empty.unsqueeze(-1)
+    # What stands in for a query that is not there may be a query of no such key.
+    return edges & _slots(graph.queries)[1].unsqueeze(-1)
 
 
 def _slots(layout: Layout) -> tuple[Int[Tensor, "example slot"], Bool[Tensor, "example slot"]]:

@@ -11,7 +11,7 @@ from cases import BOND_DIM, SCORES, TOPOLOGIES, Case, assert_close, make_case, t
 from equation import EQUATIONS, by_equation
 
 import graphformer as gf
-from graphformer.backends import BACKENDS, executors, name_of, reference
+from graphformer.backends import BACKENDS, executors, kernels, name_of, reference
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 1e-2}
 # Scores of these tests that round on the way, as a user's own score may.
@@ -69,6 +69,21 @@ def test_reference_is_the_equation(score: str, topology: str, shape: str) -> Non
     case = make_case(score, topology, shape)
     expected = case.differentiate(lambda case: by_equation(case, EQUATIONS[score]))
     assert_close(case.results(backend="reference", **EXTRAS), expected, 1e-12)
+
+
+def test_every_backend_has_its_share_of_the_table() -> None:
+    """Else one that refuses everything would agree with all."""
+    count = {name_of(backend): 0 for backend in BACKENDS}
+    for row in table(step=2):
+        request = plan_of(make_case(*row)).request
+        for backend in BACKENDS:
+            count[name_of(backend)] += backend.why_not(request) is None
+    assert count["reference"] == len(table(step=2))
+    assert count["dense"] > 0.8 * count["reference"]
+    assert count["band"] > 0.15 * count["reference"]
+    assert count["linear"] >= 1
+    if kernels.why_missing() is None:
+        assert count["sparse"] > 0.95 * count["reference"]
 
 
 @pytest.mark.parametrize(("score", "topology", "shape"), table(step=2))
@@ -138,12 +153,16 @@ def test_backends_take_views_of_one_projection(monkeypatch: Patch) -> None:
 
 
 @pytest.mark.parametrize("shape", ["uniform", "long"])
-@pytest.mark.parametrize("score", ["dot", "alibi", "cosine"])
+@pytest.mark.parametrize("score", ["dot", "dot in full", "alibi", "cosine"])
 @pytest.mark.parametrize("topology", ["complete", "causal", "window", "longformer"])
 def test_sharp_scores_are_not_rounded_to_16_bits(
     topology: str, score: str, shape: str, monkeypatch: Patch
 ) -> None:
-    case = make_case(score, topology, shape)
+    case = make_case("dot" if score == "dot in full" else score, topology, shape)
+    if score == "dot in full":
+        # A scale of one, which loses nothing on the way; the reference rounds others.
+        case = replace(case, score=gf.DotProduct(scale=1.0))
+        case.tensors["query"].mul_(0.5)
     for name in ("query", "key"):
         case.tensors[name].mul_(2.0)
     check(case, torch.bfloat16, monkeypatch)

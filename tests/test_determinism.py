@@ -10,11 +10,11 @@ from cases import SCORES, TOPOLOGIES, make_case
 from torch import Tensor, nn
 
 import graphformer as gf
-from graphformer.backends import executors, reference
+from graphformer.backends import executors, kernels, reference
 from graphformer.layers import Attention, Block, FeedForward
 from graphformer.tokens import sequences
 
-WAYS = ["reference", "reference by chunks", "sdpa", "matmul", None]
+WAYS = ["reference", "reference by chunks", "sdpa", "matmul", "band", "sparse", None]
 
 
 @pytest.fixture
@@ -35,6 +35,8 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param in ("sdpa", "matmul"):
         monkeypatch.setattr(executors, "choose", lambda *_: request.param)
         return "dense"
+    if request.param == "sparse" and kernels.why_missing():
+        pytest.skip("the kernels are not built")
     return request.param
 
 

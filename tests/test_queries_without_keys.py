@@ -8,7 +8,7 @@ from cases import SCORES, make_case
 from torch import Tensor
 
 import graphformer as gf
-from graphformer.backends import executors, reference
+from graphformer.backends import executors, kernels, reference
 from graphformer.tokens import sequences
 
 # Where some queries have no keys, all have none, or some examples have no keys at all.
@@ -16,7 +16,9 @@ SILENT = [("bonds", "ragged"), ("nobody", "uniform"), ("complete", "keyless exam
           ("window", "keyless examples"), ("difference", "single tokens")]  # fmt: skip
 
 
-@pytest.fixture(params=["reference", "reference by chunks", "sdpa", "matmul", None])
+@pytest.fixture(
+    params=["reference", "reference by chunks", "sdpa", "matmul", "band", "sparse", None]
+)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str | None:
     """Every way to compute, by the name of its backend."""
     if request.param == "reference by chunks":
@@ -25,6 +27,8 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param in ("sdpa", "matmul"):
         monkeypatch.setattr(executors, "choose", lambda *_: request.param)
         return "dense"
+    if request.param == "sparse" and kernels.why_missing():
+        pytest.skip("the kernels are not built")
     return request.param
 
 
@@ -65,7 +69,10 @@ def test_nothing_to_attend_to_is_zero_and_differentiable(backend: str | None) ->
         queries, keys = (
             sequences([torch.zeros(n, 1) for n in sizes]) for sizes in (lengths, key_lengths)
         )
-        graph = gf.complete().bind(queries, keys)
+        if backend == "band" and lengths != key_lengths:
+            continue
+        topology = gf.window(2) if backend == "band" else gf.complete()
+        graph = topology.bind(queries, queries if lengths == key_lengths else keys)
         query = torch.randn(sum(lengths), 2, 4, requires_grad=True)
         key, value = (torch.randn(sum(key_lengths), 2, 4, requires_grad=True) for _ in range(2))
         out = gf.attend(query, key, value, graph, backend=backend)
@@ -100,7 +107,8 @@ def test_weights_that_are_all_dropped_leave_zero(backend: str | None) -> None:
 @pytest.mark.parametrize("biased", [False, True], ids=["plain", "biased"])
 def test_what_is_infinite_reaches_no_query_without_keys(biased: bool, backend: str | None) -> None:
     score = gf.DotProduct() + gf.ALiBi(2) if biased else gf.DotProduct()
-    graph = (gf.causal() - gf.self_loops()).bind(sequences([torch.zeros(n, 1) for n in (3, 4)]))
+    rule = gf.causal() & gf.window(9) if backend == "band" else gf.causal()
+    graph = (rule - gf.self_loops()).bind(sequences([torch.zeros(n, 1) for n in (3, 4)]))
     query, key, value = (torch.randn(7, 2, 4) for _ in range(3))
     value[1] = torch.inf
     out = gf.attend(query, key, value, graph, score, backend=backend)
@@ -109,6 +117,8 @@ def test_what_is_infinite_reaches_no_query_without_keys(biased: bool, backend: s
 
 
 def test_an_example_without_keys_sees_nothing_of_another(backend: str | None) -> None:
+    if backend == "band":
+        pytest.skip("its queries are the keys")
     queries, keys = (sequences([torch.zeros(n, 1) for n in sizes]) for sizes in ((3, 2), (3, 0)))
     value = torch.randn(3, 2, 4)
     value[2] = torch.nan

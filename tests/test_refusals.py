@@ -394,5 +394,5 @@ def test_attention_refuses_what_is_no_score_and_no_bound_graph() -> None:
 def test_attention_refuses_numbers_without_fractions_and_no_heads() -> None:
     with raises(ValueError, "value is torch.int64; attention needs floating point"):
         gf.attend(X.long(), X.long(), X.long(), GRAPH)
-    with raises(ValueError, "value has no heads"):
+    with raises(ValueError, "value has 0 heads of 6 numbers"):
         gf.attend(X[:, :0], X[:, :0], X[:, :0], GRAPH)

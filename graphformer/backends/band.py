@@ -17,7 +17,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from graphformer.backends import dense, global_queries
-from graphformer.backends.boxes import Box, additive_mask, attend_box, attend_fused, sum_biases
+from graphformer.backends.boxes import (
+    Box,
+    additive_mask,
+    attend_box,
+    attend_fused,
+    edges_of,
+    sum_biases,
+)
 from graphformer.backends.calibration import factor
 from graphformer.backends.chunks import Chunk, take
 from graphformer.backends.global_queries import attend_globally, make_global_graph
@@ -35,6 +42,7 @@ from graphformer.scores import Bias
 
 # Bytes of float32 scores in a chunk: larger ones leave the caches, and come as fresh memory.
 CHUNK_BYTES = 2**22
+CALL_SECONDS = 2e-4
 
 
 def why_not(request: Request) -> str | None:
@@ -71,7 +79,7 @@ def cost(request: Request) -> Cost:
     if request.grad:
         held += size * request.heads * request.value_dim * request.dtype.itemsize
     way = "band, fused" if fused else "band, in steps"
-    return Cost(flops, held, seconds * factor(way, request))
+    return Cost(flops, held, (CALL_SECONDS + seconds) * factor(way, request))
 
 
 def prepare(request: Request) -> None:
@@ -160,7 +168,8 @@ def _share(request: Request, windows: Windows, parts: _Parts) -> _Shared:
     others = tuple(bias for bias in request.score.biases if not bias.by_distance)
     bias = None
     if near:
-        bias = sum_biases(near, sample_pair(windows.reach, value.device, request.heads))
+        pair = sample_pair(windows.reach, value.device, request.heads)
+        bias = sum_biases(request, near, pair, windows.near[None])
     if others or not fits or (bias is not None and bias.requires_grad):
         return _Shared(fits, others, bias, None)
     return _Shared(fits, others, bias, additive_mask(windows.near[None, None], bias, value))
@@ -239,7 +248,7 @@ def _make_box(request: Request, shared: _Shared, chunk: Chunk, pieces: _Parts) -
     pair = partial(chunk.pair, request.heads)
     bias = shared.bias
     if shared.biases:
-        more = sum_biases(shared.biases, pair())
+        more = sum_biases(request, shared.biases, pair(), edges_of(mask, empty))
         bias = more if bias is None else bias + more
     query, query_term, key, key_term, value, column_key, column_term, column_value = pieces
     return Box(

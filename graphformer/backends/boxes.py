@@ -11,8 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from graphformer.backends.request import Request
+from graphformer.backends.safe import only_edges, only_values
 from graphformer.layout import Pair
+from graphformer.padding import all_heads
 from graphformer.scores import Bias
+from graphformer.scores.score import precise
 
 
 class Box(NamedTuple):
@@ -48,8 +51,22 @@ def attend_box(request: Request, box: Box, fits: bool) -> Float[Tensor, "box hea
     return attend_products(request, box)
 
 
-def sum_biases(biases: tuple[Bias, ...], pair: Pair) -> Float[Tensor, "_ head row column"]:
+def edges_of(
+    mask: Bool[Tensor, "_ 1 row column"], empty: Bool[Tensor, "box 1 row 1"] | None
+) -> Bool[Tensor, "_ row column"]:
+    """Which pairs are edges, where rows without keys have none."""
+    return (mask if empty is None else mask & ~empty).squeeze(1)
+
+
+def sum_biases(
+    request: Request,
+    biases: tuple[Bias, ...],
+    pair: Pair,
+    edges: Bool[Tensor, "_ row column"],
+) -> Float[Tensor, "_ head row column"]:
     """The sum of one bias or more, in the memory order of scores."""
+    if request.has_own_functions:
+        pair = only_edges(pair, edges)
     total = biases[0](pair)
     for bias in biases[1:]:
         total = total + bias(pair)
@@ -97,13 +114,14 @@ def attend_products(request: Request, box: Box) -> Float[Tensor, "box head row v
     weights = _scores(request, box)
     # Sums and products with a mask are several times faster than filling under it.
     if request.normalize == "softmax":
-        weights = (weights + additive_mask(box.mask, None, weights)).softmax(-1)
+        weights = weights + additive_mask(box.mask, None, weights)
+        weights = torch._safe_softmax(weights, -1) if request.may_hide_all else weights.softmax(-1)
     else:
         weights = weights * box.mask
     if request.normalize == "sum":
         norm = weights.sum(-1, keepdim=True)
         weights = weights / torch.where(norm == 0, 1.0, norm)
-    value = _all_heads(box.value, request.heads)
+    value = all_heads(box.value, request.heads)
     weights = weights.to(value.dtype).expand(value.shape[0], request.heads, -1, -1)
     if request.dropout:
         weights = F.dropout(weights, request.dropout)
@@ -113,15 +131,16 @@ def attend_products(request: Request, box: Box) -> Float[Tensor, "box head row v
 
 def _scores(request: Request, box: Box) -> Float[Tensor, "_ _ _ _"]:
     """The scores in float32 or float64, in front of the mask; axes may be 1."""
-    precise = torch.promote_types(box.value.dtype, torch.float32)
-    total = box.value.new_zeros(1, 1, 1, 1, dtype=precise)
+    precision = torch.promote_types(box.value.dtype, torch.float32)
+    total = box.value.new_zeros(1, 1, 1, 1, dtype=precision)
     if box.query is not None and box.key is not None:
         heads = max(box.query.shape[1], box.key.shape[1])
-        product = _all_heads(box.query, heads) @ _all_heads(box.key, heads).transpose(-1, -2)
-        total = product.to(precise)
+        # Scores of 16 bits would put errors of a percent into the weights.
+        query, key = precise(all_heads(box.query, heads)), precise(all_heads(box.key, heads))
+        total = query @ key.transpose(-1, -2)
     for term in (box.query_term, box.key_term):
         if term is not None:
-            total = total + _all_heads(term, request.heads)
+            total = total + all_heads(term, request.heads)
     if box.bias is not None:
         total = total + box.bias
     total = request.pointwise(total)
@@ -129,11 +148,7 @@ def _scores(request: Request, box: Box) -> Float[Tensor, "_ _ _ _"]:
         return total
     # A function may look at each pair.
     rows, columns = box.mask.shape[-2:]
-    total = total.expand(box.value.shape[0], request.heads, rows, columns)
-    return request.score.core(total.permute(0, 2, 3, 1), box.pair()).permute(0, 3, 1, 2)
-
-
-def _all_heads(x: Tensor, heads: int) -> Tensor:
-    if x.shape[1] in (1, heads):
-        return x
-    return x.repeat_interleave(heads // x.shape[1], 1)
+    total = total.expand(box.value.shape[0], request.heads, rows, columns).permute(0, 2, 3, 1)
+    edges = edges_of(box.mask, box.empty)
+    total = only_values(total, edges)
+    return request.score.core(total, only_edges(box.pair(), edges)).permute(0, 3, 1, 2)

@@ -16,15 +16,17 @@ from torch.nn import functional as F
 from graphformer.backends import executors, fused, matmul
 from graphformer.backends.calibration import factor
 from graphformer.backends.request import Attended, Cost, Operands, Request
+from graphformer.backends.safe import only_edges, only_values
 from graphformer.graph import TokenGraph
 from graphformer.layout import Pair
-from graphformer.padding import from_rectangle, make_slots, to_rectangle
-from graphformer.rectangle import places, rectangle_values
+from graphformer.padding import all_heads, from_rectangle, make_slots, to_rectangle
+from graphformer.rectangle import places, real_edges, rectangle_values
 from graphformer.scores.score import precise
 
 # Rates of two CPU cores: FLOPs of matrix products and bytes of scores, a second.
 FLOPS = {torch.float64: 3e10, torch.float32: 6e10, torch.bfloat16: 1.2e11, torch.float16: 1.2e11}
 BYTES = 8e9
+CALL_SECONDS = 5e-5
 
 # Keys from which on SDPA is faster than plain products in every dtype.
 WIDE = 1024
@@ -60,7 +62,7 @@ def cost(request: Request) -> Cost:
     if fused and masked and graph.device.type == "cpu":
         # Each head reads the mask.
         moved += request.heads * pairs * request.dtype.itemsize * (2 if request.grad else 1)
-    seconds = flops / FLOPS.get(request.dtype, FLOPS[torch.float32]) + moved / BYTES
+    seconds = flops / FLOPS.get(request.dtype, FLOPS[torch.float32]) + moved / BYTES + CALL_SECONDS
     return Cost(flops, held, seconds * factor(way, request))
 
 
@@ -84,13 +86,15 @@ def note(request: Request) -> str | None:
     """Which executor runs the request, and what it holds."""
     if not _plain_softmax(request):
         return None
-    chosen = chosen_executor(request)
+    chosen = "dropout" if request.dropout else chosen_executor(request)
     if chosen is None:
         return "SDPA or batched matrix products, whichever is faster: measured at the first call"
     if chosen == "sdpa":
         return "runs on scaled_dot_product_attention, which was faster or leaner here"
     pairs = int((request.graph.queries.lengths * request.graph.keys.lengths).sum())
     held = pairs * request.heads * request.dtype.itemsize / 1e6
+    if request.dropout:
+        return f"dropout runs on batched matrix products; weights and drops hold {2 * held:.3g} MB"
     return f"runs on batched matrix products, which were faster here; weights hold {held:.3g} MB"
 
 
@@ -143,7 +147,8 @@ def _general(request: Request, operands: Operands) -> Attended:
     scores = _scores(request, operands.scaled())
     if request.normalize == "softmax":
         mask = float_mask(request)
-        weights = (scores if mask is None else scores + mask.to(precision)).softmax(-1)
+        scores = scores if mask is None else scores + mask.to(precision)
+        weights = torch._safe_softmax(scores, -1) if request.may_hide_all else scores.softmax(-1)
     else:
         mask = _bool_mask(graph)
         weights = scores if mask is None else scores.masked_fill(~mask, 0.0)
@@ -152,7 +157,7 @@ def _general(request: Request, operands: Operands) -> Attended:
             weights = weights / torch.where(norm == 0, 1.0, norm)
     if rectangle.empty is not None:
         weights = weights.masked_fill(rectangle.empty[:, None, :, None], 0.0)
-    value = _all_heads(to_rectangle(operands.value, graph, "key"), request.heads)
+    value = all_heads(to_rectangle(operands.value, graph, "key"), request.heads)
     size = (value.shape[0], request.heads, rectangle.pair.query.shape[1], value.shape[2])
     used = weights.expand(size)
     if request.dropout:
@@ -176,42 +181,58 @@ def _general(request: Request, operands: Operands) -> Attended:
 def _scores(request: Request, operands: Operands) -> Tensor:
     """[example, head, query, key], in front of the mask; heads and examples may broadcast."""
     graph, score = request.graph, request.score
-    pair = rectangle_pair(request)
+    pair, edges = rectangle_pair(request), _edges(request)
+    if edges is not None:
+        pair = only_edges(pair, edges)
+    precision = torch.promote_types(request.dtype, torch.float32)
     total: Any = 0.0
     if operands.query is not None and operands.key is not None:
         query = to_rectangle(operands.query, graph, "query")
         key = to_rectangle(operands.key, graph, "key")
         heads = max(query.shape[1], key.shape[1])
         # Scores of 16 bits would put errors of a percent into the weights.
-        query, key = precise(_all_heads(query, heads)), precise(_all_heads(key, heads))
+        query, key = precise(all_heads(query, heads)), precise(all_heads(key, heads))
         total = query @ key.transpose(-1, -2)
     if operands.query_term is not None:
         total = total + to_rectangle(operands.query_term.unsqueeze(-1), graph, "query")
     if operands.key_term is not None:
         term = to_rectangle(operands.key_term.unsqueeze(-1), graph, "key").transpose(-1, -2)
-        total = total + _all_heads(term, request.heads)
+        total = total + all_heads(term, request.heads)
     if operands.edge_query is not None:
         assert score.core.edge_data is not None
         edge_query = to_rectangle(operands.edge_query, graph, "query")
         data = rectangle_values(graph, score.core.edge_data).to(edge_query.dtype)
         total = total + torch.einsum("bhqe,bqke->bhqk", edge_query, data)
     for bias in score.biases:
-        total = total + bias(pair).permute(0, 3, 1, 2)
+        more = bias(pair)
+        total = total + more.view(*[1] * (4 - more.dim()), *more.shape).permute(0, 3, 1, 2)
+    rows, columns = graph.rectangle.pair.query.shape[1], graph.rectangle.pair.key.shape[2]
     if not isinstance(total, Tensor):
-        rectangle = graph.rectangle
-        size = (1, 1, rectangle.pair.query.shape[1], rectangle.pair.key.shape[2])
-        dtype = torch.promote_types(request.dtype, torch.float32)
-        total = torch.zeros(size, dtype=dtype, device=graph.device)
-    total = request.pointwise(total)
-    if request.has_function:
-        total = score.core(total.permute(0, 2, 3, 1), pair).permute(0, 3, 1, 2)
-    return total
+        total = torch.zeros(1, 1, rows, columns, dtype=precision, device=graph.device)
+    # One score for all keys is still one for each.
+    total = request.pointwise(total.to(precision)).expand(-1, -1, -1, columns)
+    if not request.has_function:
+        return total
+    total = total.permute(0, 2, 3, 1)
+    if edges is not None:
+        total = only_values(total.expand(-1, rows, -1, -1), edges)
+    return score.core(total, pair).permute(0, 3, 1, 2)
+
+
+def _edges(request: Request) -> Tensor | None:
+    """Which pairs are edges, where functions must see no others; None where they may."""
+    rectangle = request.graph.rectangle
+    all_are = rectangle.mask is None and not rectangle.is_causal
+    return real_edges(request.graph) if request.has_own_functions and not all_are else None
 
 
 def rectangle_pair(request: Request) -> Pair:
     """The pairs of the rectangle with the edge data that score and biases read."""
     graph = request.graph
     names = [n for n in request.edge_names if n in graph.edge_data]
+    if request.has_own_functions:
+        # It may read what it does not name.
+        names = [n for n, given in graph.edge_data.items() if given.values is not None]
     data = {name: rectangle_values(graph, name) for name in names}
     return replace(graph.rectangle.pair, edge_data=data, num_heads=request.heads)
 
@@ -246,9 +267,3 @@ def _plain_softmax(request: Request) -> bool:
         and request.edge_sum is None
         and not request.return_weights
     )
-
-
-def _all_heads(x: Tensor, heads: int) -> Tensor:
-    if x.shape[1] in (1, heads):
-        return x
-    return x.repeat_interleave(heads // x.shape[1], 1)

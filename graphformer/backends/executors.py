@@ -50,8 +50,8 @@ def use(chosen: Mapping[str, str]) -> None:
 def choose(request: Request, executors: Mapping[str, ModuleType]) -> str:
     """The name of the executor that ran faster at such lengths, dimensions and dtype.
 
-    On a GPU always "sdpa", whose kernels are fused in every dtype; in float16 too, in which the
-    scores of a product of matrices may be too large.
+    On a GPU always "sdpa", whose kernels are fused in every dtype; in float16 too, in which CPUs
+    multiply slowly.
     """
     graph = request.graph
     if graph.device.type != "cpu" or request.dtype == torch.float16:

@@ -14,6 +14,7 @@ from graphformer.backends.windows import Columns
 from graphformer.graph import TokenGraph
 from graphformer.layout import Layout
 from graphformer.padding import from_rectangle, make_slots, to_rectangle
+from graphformer.rectangle import real_edges
 
 
 def make_global_graph(graph: TokenGraph, columns: Columns) -> TokenGraph:
@@ -57,16 +58,17 @@ def attend_globally(
     )
     key_term = _box(operands.key_term, rows, "key")
     assert rectangle.mask is not None
-    biases = request.score.biases
+    mask, biases = rectangle.mask, request.score.biases
+    empty = None if rectangle.empty is None else rectangle.empty[:, None, :, None]
     box = Box(
         _box(query, rows, "query"),
         _box(operands.key, rows, "key"),
         to_rectangle(operands.value, rows, "key"),
         _box(query_term, rows, "query"),
         None if key_term is None else key_term.transpose(-1, -2),
-        sum_biases(biases, pair) if biases else None,
-        rectangle.mask,
-        None if rectangle.empty is None else rectangle.empty[:, None, :, None],
+        sum_biases(request, biases, pair, real_edges(rows)) if biases else None,
+        mask,
+        empty,
         lambda: pair,
     )
     return from_rectangle(attend_box(request, box, fits), rows)

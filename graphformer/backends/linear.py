@@ -17,7 +17,7 @@ from graphformer.backends.calibration import factor
 from graphformer.backends.request import Attended, Cost, Operands, Request
 from graphformer.backends.windows import power_of_two
 from graphformer.graph import TokenGraph
-from graphformer.padding import from_rectangle, make_slots, to_rectangle
+from graphformer.padding import all_heads, from_rectangle, make_slots, to_rectangle
 
 # FLOPs and bytes that two CPU cores compute and move in a second; products are small here.
 FLOPS = 2e10
@@ -74,8 +74,8 @@ def run(request: Request, operands: Operands) -> Attended:
     assert operands.query is not None
     assert operands.key is not None
     query = to_rectangle(operands.query, graph, "query").to(precise)
-    key = _all_heads(to_rectangle(operands.key, graph, "key").to(precise), request.heads)
-    value = _all_heads(to_rectangle(operands.value, graph, "key").to(precise), request.heads)
+    key = all_heads(to_rectangle(operands.key, graph, "key").to(precise), request.heads)
+    value = all_heads(to_rectangle(operands.value, graph, "key").to(precise), request.heads)
     if request.normalize == "sum":
         # What is summed with weights and is one everywhere is the sum of the weights.
         value = F.pad(value, (0, 1), value=1.0)
@@ -127,7 +127,3 @@ def _causal(
     inside = (query @ key.transpose(-1, -2)).tril()
     out = query @ before + inside @ value
     return out.flatten(2, 3)[:, :, :length]
-
-
-def _all_heads(x: Tensor, heads: int) -> Tensor:
-    return x if x.shape[1] in (1, heads) else x.repeat_interleave(heads // x.shape[1], 1)

@@ -115,6 +115,7 @@ def _told_apart(given: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     given = _contiguous(Arguments(*arguments))
+    _check(given)
     outputs = _make_outputs(given)
     written = {
         name: kernels.expect_writes(tensor) if tensor.numel() else None
@@ -140,6 +141,36 @@ def _backward(*arguments: Any) -> list[Tensor]:
         tensors[name] = kernels.expect_writes(tensor) if tensor.numel() else None
     kernels.call("backward", _numbers(given), tensors)
     return gradients
+
+
+def _check(given: Arguments) -> None:
+    """Raises an error where a tensor is not what the kernels will read: they look at no shape."""
+    queries, keys = given.ptr.shape[0] - 1, given.key_ptr.shape[0] - 1
+    edges, heads = given.key_of.shape[0], given.heads
+    dim = _dim(given)
+    value_dim = 0 if given.value is None else given.value.shape[2]
+    edge_dim = 0 if given.edge_data is None else given.edge_data.shape[1]
+    sum_dim = 0 if given.sum_data is None else given.sum_data.shape[1]
+    bias_heads = heads if given.bias is None or given.bias.shape[1] != 1 else 1
+    wanted = (
+        (queries, heads, dim), (keys, heads, dim), (keys, heads, value_dim), (queries, heads),
+        (keys, heads), (edges, bias_heads), (queries, heads, edge_dim), (edges, edge_dim),
+        (edges, sum_dim), (heads, dim), (edges, heads * dim),
+    )  # fmt: skip
+    parts: tuple[Any, ...] = given[:NUM_INPUTS]
+    for name, part, shape in zip(kernels.INPUTS, parts, wanted, strict=True):
+        if part is not None and part.shape != shape:
+            words = name.replace("_", " ")
+            raise ValueError(
+                f"the score's {words} has shape {list(part.shape)}, and this graph, {heads} heads "
+                f"and what it meets need {list(shape)}; compare what the score's methods return "
+                "with their docstrings in BilinearScore"
+            )
+
+
+def _dim(given: Arguments) -> int:
+    product = given.query if given.query is not None else given.key
+    return 0 if product is None else product.shape[2]
 
 
 def _make_outputs(given: Arguments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -181,13 +212,12 @@ def _tensors(given: Arguments) -> dict[str, Tensor | None]:
 
 
 def _numbers(given: Arguments) -> dict[str, Any]:
-    product = given.query if given.query is not None else given.key
     return {
         "num_queries": given.ptr.shape[0] - 1,
         "num_keys": given.key_ptr.shape[0] - 1,
         "num_edges": given.key_of.shape[0],
         "heads": given.heads,
-        "dim": 0 if product is None else product.shape[2],
+        "dim": _dim(given),
         "value_dim": 0 if given.value is None else given.value.shape[2],
         "edge_dim": 0 if given.edge_data is None else given.edge_data.shape[1],
         "sum_dim": 0 if given.sum_data is None else given.sum_data.shape[1],

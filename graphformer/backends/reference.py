@@ -105,7 +105,7 @@ class Equation(MessagePassing):
         if not request.pairwise:
             total = score.core(request.pointwise(total), pair)
         if request.normalize == "softmax":
-            return softmax(total, index, num_nodes=size_i)
+            return _softmax(total, index, size_i, request.may_hide_all)
         if request.normalize == "sum":
             norm = scatter(total, index, dim=0, dim_size=size_i)
             return total / torch.where(norm == 0, 1.0, norm).index_select(0, index)
@@ -114,6 +114,15 @@ class Equation(MessagePassing):
     def message(self, value_j: Tensor, weights: Tensor, request: Request) -> Tensor:
         """a_ij v_j, [edge, head, dim]."""
         return _heads_of(precise(value_j), request) * weights.unsqueeze(-1)
+
+
+def _softmax(total: Tensor, index: Tensor, size: int, may_hide_all: bool) -> Tensor:
+    """Weights of the edges of each query; zero where all of its scores are minus infinity."""
+    if not may_hide_all:
+        return softmax(total, index, num_nodes=size)
+    seen = scatter((total > -torch.inf).to(total.dtype), index, dim=0, dim_size=size)
+    hidden = seen.index_select(0, index) == 0
+    return softmax(total.masked_fill(hidden, 0.0), index, num_nodes=size).masked_fill(hidden, 0.0)
 
 
 def why_not(request: Request) -> str | None:

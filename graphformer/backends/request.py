@@ -19,6 +19,7 @@ from graphformer.scores import (
     EdgeDot,
     PairwiseScore,
     Pointwise,
+    Rotary,
     Score,
 )
 from graphformer.scores.pointwise import Identity
@@ -73,6 +74,17 @@ class Request:
         """Whether the score overrides `forward(score, pair)`, which runs unfused."""
         core = innermost(self.score.core)
         return isinstance(core, BilinearScore) and overrides(core, "forward")
+
+    @cached_property
+    def has_own_functions(self) -> bool:
+        """Whether functions of a user's own look at pairs: they may hold of edges only."""
+        biases = (type(bias).__module__ for bias in self.score.biases)
+        return self.has_function or any(not name.startswith("graphformer.") for name in biases)
+
+    @cached_property
+    def may_hide_all(self) -> bool:
+        """Whether all scores of a query may be minus infinity, which is then as without keys."""
+        return self.has_own_functions or bool(self.edge_names)
 
     @cached_property
     def has_terms(self) -> bool:
@@ -209,9 +221,9 @@ def prepare_key(score: Score, key: Tensor | None, side: Side) -> tuple[Tensor | 
 
 
 def innermost(score: Score) -> Score:
-    """The score inside wrappers such as `Rotary`."""
-    while isinstance(getattr(score, "score", None), BilinearScore):
-        score = score.score  # type: ignore[assignment]
+    """The score inside `Rotary`; a wrapper of a user's own may do anything, and stays."""
+    while type(score) is Rotary:
+        score = score.score
     return score
 
 

@@ -30,7 +30,6 @@ __all__ = [
     "Pointwise",
     "Rotary",
     "Score",
-    "Side",
     "SoftCap",
     "SymmetricDegree",
     "T5Bias",

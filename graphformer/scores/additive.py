@@ -35,6 +35,7 @@ class Additive(BilinearScore):
         if self.dim is None:
             self.dim = dim
             self._make(dim)
+        check_dim(self, dim)
 
     def _make(self, dim: int) -> None:
         self.query_weight = nn.Parameter(_glorot(self.heads, dim))
@@ -89,6 +90,7 @@ class GATv2(PairwiseScore):
         if self.dim is None:
             self.dim = dim
             self.weight = nn.Parameter(_glorot(self.heads, dim))
+        check_dim(self, dim)
 
     def forward(
         self,
@@ -122,6 +124,7 @@ class Bahdanau(PairwiseScore):
         if self.dim is None:
             self.dim = dim
             self.weight = nn.Parameter(_glorot(self.heads, dim))
+        check_dim(self, dim)
 
     def forward(
         self,
@@ -139,6 +142,15 @@ def _joined(score: GATv2 | Bahdanau, query: Tensor, key: Tensor, pair: Pair) -> 
         return joined
     edge = pair.edge_data[score.edge_data]
     return joined + edge.unflatten(-1, (score.heads, -1))
+
+
+def check_dim(score: Additive | GATv2 | Bahdanau, dim: int) -> None:
+    """Raises an error where the weights are there, but for heads of another dimension."""
+    if score.dim != dim:
+        raise ValueError(
+            f"{score!r} was made for heads of {score.dim} numbers, here they have {dim}; make a "
+            "score for each of the layers"
+        )
 
 
 def check_made(score: Additive | GATv2 | Bahdanau) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphformer.graph import Side
-from graphformer.scores.score import BilinearScore
+from graphformer.scores.score import BilinearScore, precise
 
 
 class DotProduct(BilinearScore):
@@ -135,8 +135,10 @@ class EdgeDot(BilinearScore):
     def edge_query(
         self, query: Float[Tensor, "query head dim"], side: Side
     ) -> Float[Tensor, "query head edge_dim"]:
-        scaled = self.weight * self.factor(query.shape[-1])
-        return torch.einsum("qhd,hde->qhe", query, scaled)
+        scaled = precise(self.weight) * self.factor(query.shape[-1])
+        # A term: it is not rounded, whatever products are rounded to.
+        with torch.autocast(query.device.type, enabled=False):
+            return torch.einsum("qhd,hde->qhe", query.to(scaled.dtype), scaled)
 
 
 def _half_square(x: Tensor, bandwidth: float) -> Tensor:

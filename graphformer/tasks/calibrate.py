@@ -82,9 +82,9 @@ def calibrate(out: str | None = None) -> dict[str, float]:
                 continue
             predicted[name], seconds = measured
             taken.setdefault(name, []).append(seconds)
-    found = {name: min(seconds) / predicted[name] for name, seconds in taken.items()}
-    for name, seconds in taken.items():
-        print(f"{name:<48} {1e3 * min(seconds):8.2f} ms, {found[name]:5.2f} x predicted")
+    found = {name: min(each) / predicted[name] for name, each in taken.items()}
+    for name, ratio in found.items():
+        print(f"{name:<48} {1e3 * min(taken[name]):8.2f} ms, {ratio:5.2f} x predicted")
     for name, why in refused.items():
         print(f"{name:<48} not here: {why}")
     print(f"kept in {calibration.keep(found)} for {calibration.this_machine()}")
@@ -100,7 +100,7 @@ def calibrate(out: str | None = None) -> dict[str, float]:
             device=torch.device("cpu"),
             precision="each dtype",
         )
-    unsteady = [name for name, seconds in taken.items() if max(seconds) > STEADY * min(seconds)]
+    unsteady = [each for each in taken.values() if max(each) > STEADY * min(each)]
     if len(unsteady) > len(taken) / 4:
         print(
             f"doubtful: {len(unsteady)} of {len(taken)} differed from round to round by more than "
@@ -119,11 +119,11 @@ def watched() -> Iterator[tuple[Trial, torch.dtype, bool]]:
 def measure(trial: Trial, dtype: torch.dtype, grad: bool) -> tuple[float, float] | str:
     """Seconds predicted and taken; or why the backend does not run this here."""
     graph, score = trial.graph(), trial.score(trial.heads).to(dtype)
-    shape = {"heads": trial.heads, "dim": trial.dim, "dtype": dtype, "training": grad}
-    cost = explain(graph, score, **shape, normalize=trial.normalize).candidates[trial.backend]
+    asked = (graph, score, trial.heads, trial.dim, dtype, grad)
+    cost = explain(*asked, normalize=trial.normalize).candidates[trial.backend]
     if not isinstance(cost, Cost):
         return cost
-    plan(graph, score, **shape, normalize=trial.normalize, backend=trial.backend)
+    plan(*asked, normalize=trial.normalize, backend=trial.backend)
     generator = torch.Generator().manual_seed(0)
     size = (graph.queries.num_tokens, trial.heads, trial.dim)
     operands = [torch.randn(size, generator=generator).to(dtype) for _ in range(3)]
@@ -132,7 +132,8 @@ def measure(trial: Trial, dtype: torch.dtype, grad: bool) -> tuple[float, float]
     def call() -> None:
         leaves = [x.detach().requires_grad_(grad) for x in operands]
         with torch.set_grad_enabled(grad):
-            out = attend(*leaves, graph, score, trial.normalize, backend=trial.backend)
+            query, key, value = leaves
+            out = attend(query, key, value, graph, score, trial.normalize, backend=trial.backend)
         assert isinstance(out, Tensor)
         if grad:
             torch.autograd.grad(out, leaves, outside)

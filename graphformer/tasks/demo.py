@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from graphformer.data.text_lines import read_lines
 from graphformer.files import write_json
+from graphformer.machine import cpu_name
 from graphformer.tasks import compare, nodes, translate
 from graphformer.tasks.classification.network import Network
 from graphformer.tasks.classification.network import Training as NodeTraining
@@ -19,7 +20,6 @@ from graphformer.tasks.comparison.findings import find_crossovers
 from graphformer.tasks.comparison.points import Point
 from graphformer.tasks.comparison.rows import TRAINING, Row, read_rows
 from graphformer.tasks.comparison.settings import Graphs, Sizes, Timing
-from graphformer.tasks.device import cpu_name
 from graphformer.tasks.record import read_figures
 from graphformer.tasks.report import Section, Table, write_report
 from graphformer.tasks.settings import Job, check_folder
