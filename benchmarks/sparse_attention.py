@@ -1,6 +1,7 @@
 """Sparse attention on a large graph: our kernels, PyG's layers, and the floor that memory sets.
 
-    python benchmarks/sparse_attention.py              # the operator, whole layers, peak memory
+    python benchmarks/sparse_attention.py              # operator, layers, a small graph, memory
+    python benchmarks/sparse_attention.py compiled     # a layer against PyG's, compiled
     python benchmarks/sparse_attention.py operator memory --nodes 20000 --edges 300000
 
 All that is compared runs in turns in one process, each its fastest and its median time; peak memory
@@ -11,13 +12,13 @@ values without any weights, by torch's `embedding_bag`.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,11 +27,22 @@ from torch.nn import functional as F
 from torch_geometric import nn as pyg
 
 import graphformer as gf
+from graphformer import nn as drop_ins
 from graphformer.backends import kernels
+from graphformer.machine import cpu_name
 
 HEADS, DIM = 8, 16
 WIDTH = HEADS * DIM
 EDGE_DIM = 16
+SIZES = {"in_channels": WIDTH, "out_channels": DIM, "heads": HEADS}
+# The layers that are compared: kind and settings.
+LAYERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "TransformerConv": ("TransformerConv", SIZES),
+    "TransformerConv with edge features": ("TransformerConv", {**SIZES, "edge_dim": EDGE_DIM}),
+    "GATConv": ("GATConv", {**SIZES, "add_self_loops": False}),
+    "GATv2Conv": ("GATv2Conv", {**SIZES, "add_self_loops": False}),
+    "GCNConv": ("GCNConv", {"in_channels": WIDTH, "out_channels": WIDTH, "add_self_loops": False}),
+}
 Step = Callable[[], object]
 
 
@@ -41,44 +53,6 @@ def power_law(num_nodes: int, num_edges: int, seed: int = 0) -> Tensor:
     weight = np.minimum(weight, weight.sum() * 0.005)
     ends = generator.choice(num_nodes, (2, num_edges), p=weight / weight.sum())
     return torch.from_numpy(ends)
-
-
-class Layer(nn.Module):
-    """One of PyG's layers: projections of the tokens, which of them is what, and a score.
-
-    Args:
-        score: how strongly.
-        parts: for query, key and value the number of its projection; None for what is not read.
-        skip: whether one more projection goes around the attention.
-        edge_weight: of edge features, [head, dim, edge_dim].
-        heads: number of heads.
-    """
-
-    def __init__(
-        self,
-        score: gf.Score,
-        parts: tuple[int | None, int | None, int],
-        skip: bool = False,
-        edge_weight: nn.Parameter | None = None,
-        heads: int = HEADS,
-    ) -> None:
-        super().__init__()
-        self.score, self.parts, self.skip, self.heads = score, parts, skip, heads
-        self.count = len({part for part in parts if part is not None}) + skip
-        self.projections = nn.Linear(WIDTH, self.count * WIDTH)
-        self.edge_weight = edge_weight
-
-    def forward(self, x: Tensor, graph: gf.TokenGraph) -> Tensor:
-        projected = self.projections(x).unflatten(-1, (self.count, self.heads, -1)).unbind(1)
-        query, key, value = (None if part is None else projected[part] for part in self.parts)
-        normalize = "none" if isinstance(self.score, gf.SymmetricDegree) else "softmax"
-        if self.edge_weight is None:
-            out = gf.attend(query, key, value, graph, self.score, normalize)
-        else:
-            out, bonds, _ = gf.attend(query, key, value, graph, self.score, edge_sum="bond")
-            out = out + torch.einsum("qhe,hde->qhd", bonds, self.edge_weight)
-        out = out.flatten(1)
-        return out + projected[-1].flatten(1) if self.skip else out
 
 
 # ---- measuring ----
@@ -159,47 +133,66 @@ def compare_operator(edge_index: Tensor, graph: gf.TokenGraph, repeats: int) -> 
     report("operator, forward and backward (of PyG)", seconds, "PyG propagate")
 
 
-def pairs_of_layers() -> dict[str, tuple[nn.Module, nn.Module]]:
-    """Ours and PyG's layers by name."""
-    weight = nn.Parameter(torch.randn(HEADS, DIM, EDGE_DIM) * EDGE_DIM**-0.5)
-    return {
-        "TransformerConv": (
-            Layer(gf.DotProduct(), (0, 1, 2), skip=True),
-            pyg.TransformerConv(WIDTH, DIM, HEADS),
-        ),
-        "TransformerConv with edge features": (
-            Layer(gf.EdgeDot("bond", weight), (0, 1, 2), skip=True, edge_weight=weight),
-            pyg.TransformerConv(WIDTH, DIM, HEADS, edge_dim=EDGE_DIM),
-        ),
-        "GATConv": (
-            Layer(gf.Additive(HEADS, DIM), (0, 0, 0)),
-            pyg.GATConv(WIDTH, DIM, HEADS, add_self_loops=False),
-        ),
-        "GATv2Conv": (
-            Layer(gf.GATv2(HEADS, DIM), (0, 1, 1)),
-            pyg.GATv2Conv(WIDTH, DIM, HEADS, add_self_loops=False),
-        ),
-        "GCNConv": (
-            Layer(gf.SymmetricDegree(), (None, None, 0), heads=1),
-            pyg.GCNConv(WIDTH, WIDTH, add_self_loops=False),
-        ),
-    }
+def pair_of_layers(name: str) -> tuple[nn.Module, nn.Module]:
+    """The drop-in and PyG's layer, with the same weights."""
+    kind, settings = LAYERS[name]
+    theirs = getattr(pyg, kind)(**settings)
+    ours = getattr(drop_ins, kind)(**settings)
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
 
 
-def compare_layers(
-    edge_index: Tensor, graph: gf.TokenGraph, repeats: int, names: list[str]
-) -> None:
-    x = torch.randn(graph.queries.num_tokens, WIDTH)
-    bonds = graph.edge_values("bond")
-    for name, (ours, theirs) in pairs_of_layers().items():
-        if names and name not in names:
-            continue
+def compare_layers(edge_index: Tensor, bonds: Tensor, repeats: int, names: list[str]) -> None:
+    num_nodes = int(edge_index.max()) + 1
+    for name in names or LAYERS:
+        ours, theirs = pair_of_layers(name)
+        x = torch.randn(num_nodes, WIDTH)
         more = (edge_index, bonds) if "edge" in name else (edge_index,)
-        slow = max(repeats // 3, 1)
+        slow = max(repeats // 3, 2)
         for kind, step in (("forward", inference), ("forward and backward", training)):
-            seconds = measure({"ours": step(ours, x, graph)}, repeats)
+            seconds = measure({"ours": step(ours, x, *more)}, repeats)
             seconds |= measure({"PyG": step(theirs, x, *more)}, slow)
             report(f"{name}, {kind}", seconds, "PyG")
+
+
+def compare_compiled(edge_index: Tensor, repeats: int) -> None:
+    """TransformerConv against PyG's under torch.compile."""
+    ours, theirs = pair_of_layers("TransformerConv")
+    x = torch.randn(int(edge_index.max()) + 1, WIDTH)
+    compiled = torch.compile(theirs, dynamic=False)
+    seconds = measure({"ours": training(ours, x, edge_index)}, repeats)
+    seconds |= measure({"PyG, compiled": training(compiled, x, edge_index)}, max(repeats // 3, 2))
+    report("TransformerConv, forward and backward (of PyG compiled)", seconds, "PyG, compiled")
+
+
+def compare_small(repeats: int) -> None:
+    """A graph of Cora's size, on which calls themselves cost most."""
+    edge_index, settings = power_law(2708, 13_264), {"in_channels": 64, "out_channels": 8}
+    theirs, ours = (module.TransformerConv(**settings, heads=8) for module in (pyg, drop_ins))
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2708, 64)
+    steps = {
+        "ours": training(ours, x, edge_index),
+        "PyG": training(theirs, x, edge_index),
+    }
+    title = "2,708 nodes, 13 k edges, 8 heads of 8: TransformerConv, forward and backward"
+    report(title, measure(steps, 20 * repeats), "PyG")
+    graph = gf.TokenGraph.from_edge_index(edge_index, 2708)
+    leaves = [torch.randn(2708, 8, 8, requires_grad=True) for _ in range(3)]
+    outside = torch.randn(2708, 8, 8)
+
+    def operator(run: Callable[..., Tensor]) -> Step:
+        return lambda: torch.autograd.grad(run(*leaves), leaves, outside)
+
+    steps = {
+        "ours": operator(lambda q, k, v: gf.attend(q, k, v, graph, backend="sparse")),
+        "PyG propagate": operator(
+            lambda q, k, v: theirs.propagate(
+                edge_index, query=q, key=k, value=v, edge_attr=None, size=None
+            )
+        ),
+    }
+    report("the same, the operator alone", measure(steps, 20 * repeats), "PyG propagate")
 
 
 def compare_memory(num_nodes: int, num_edges: int) -> None:
@@ -215,11 +208,12 @@ def compare_memory(num_nodes: int, num_edges: int) -> None:
     print(f"  PyG's over ours: {held['PyG'] / max(held['ours'], 1):.1f}")
 
 
-def print_memory(side: str, edge_index: Tensor, graph: gf.TokenGraph) -> None:
-    ours, theirs = pairs_of_layers()["TransformerConv"]
-    x = torch.randn(graph.queries.num_tokens, WIDTH)
-    step = training(ours, x, graph) if side == "ours" else training(theirs, x, edge_index)
-    gf.attend(None, None, x.unsqueeze(1)[:, :, :1], graph, gf.Mean())  # binds the edges
+def print_memory(side: str, edge_index: Tensor, num_nodes: int) -> None:
+    ours, theirs = pair_of_layers("TransformerConv")
+    x = torch.randn(num_nodes, WIDTH)
+    step = training(ours if side == "ours" else theirs, x, edge_index)
+    with torch.no_grad():
+        ours(x, edge_index)  # binds the edges
     # The peak from here on, where the system can forget the one before.
     Path("/proc/self/clear_refs").write_text("5")
     before = memory("VmRSS")
@@ -233,16 +227,9 @@ def memory(field: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="*", default=["operator", "layers", "memory"])
+    parser.add_argument("what", nargs="*", default=["operator", "layers", "small", "memory"])
     parser.add_argument("--nodes", type=int, default=169_343)
     parser.add_argument("--edges", type=int, default=2_300_000)
     parser.add_argument("--repeats", type=int, default=7)
@@ -251,11 +238,11 @@ def main() -> None:
     torch.manual_seed(0)
     edge_index = power_law(given.nodes, given.edges)
     bond = torch.randn(given.edges, EDGE_DIM)
-    graph = gf.TokenGraph.from_edge_index(edge_index, given.nodes, bond=bond)
     for side in ("ours", "PyG"):
         if given.what == [f"memory of {side}"]:
-            print_memory(side, edge_index, graph)
+            print_memory(side, edge_index, given.nodes)
             return
+    graph = gf.TokenGraph.from_edge_index(edge_index, given.nodes)
     print(
         f"{cpu_name()}, {torch.get_num_threads()} threads, {kernels.instruction_set()}; torch "
         f"{torch.__version__}\n{given.nodes:,} nodes, {given.edges:,} edges, largest degree "
@@ -264,7 +251,11 @@ def main() -> None:
     if "operator" in given.what:
         compare_operator(edge_index, graph, given.repeats)
     if "layers" in given.what:
-        compare_layers(edge_index, graph, given.repeats, given.layer)
+        compare_layers(edge_index, bond, given.repeats, given.layer)
+    if "compiled" in given.what:
+        compare_compiled(edge_index, given.repeats)
+    if "small" in given.what:
+        compare_small(given.repeats)
     if "memory" in given.what:
         compare_memory(given.nodes, given.edges)
 
