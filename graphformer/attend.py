@@ -107,7 +107,7 @@ def attend_prepared(
 def plan(
     graph: TokenGraph,
     score: Score | nn.Module = _DOT_PRODUCT,
-    heads: int = 1,
+    heads: int | None = None,
     dim: int = 64,
     dtype: torch.dtype = torch.float32,
     training: bool = False,
@@ -119,7 +119,7 @@ def plan(
         graph: the graph.
         score: a score, or a module: then one plan for each `Attention` in it, whose own heads,
             dimensions and score are taken.
-        heads: number of heads.
+        heads: number of heads; left out, those that the score was made for, or one.
         dim: dimension of a head, as the score prepares it.
         dtype: dtype of query, key and value (the autocast dtype under autocast).
         training: whether gradients will be wanted.
@@ -137,7 +137,7 @@ def plan(
 def explain(
     graph: TokenGraph,
     score: Score | nn.Module = _DOT_PRODUCT,
-    heads: int = 1,
+    heads: int | None = None,
     dim: int = 64,
     dtype: torch.dtype = torch.float32,
     training: bool = False,
@@ -175,13 +175,16 @@ class _Key(NamedTuple):
 def _key(
     graph: TokenGraph,
     score: Score,
-    heads: int,
+    heads: int | None,
     dim: int,
     dtype: torch.dtype,
     training: bool,
     **settings: Any,
 ) -> _Key:
     _check_kinds(graph, score)
+    made_for = (part.heads for part in (score.core, *score.biases) if part.heads is not None)
+    heads = next(made_for, 1) if heads is None else heads
+    _check_made_for(heads, score)
     asked: dict[str, Any] = {
         "normalize": "softmax", "dropout": 0.0, "edge_sum": None, "backend": None,
         "return_weights": False, "kv_heads": heads, "value_dim": dim,
@@ -197,7 +200,7 @@ def _key(
 def _keys(
     graph: TokenGraph,
     score: Score | nn.Module,
-    heads: int,
+    heads: int | None,
     dim: int,
     dtype: torch.dtype,
     training: bool,
@@ -359,6 +362,10 @@ def _check_heads(heads: int, key: Tensor | None, value: Tensor, score: Score) ->
             f"{heads} query heads cannot share {value.shape[1]} heads of keys and values evenly; "
             "make one a multiple of the other"
         )
+    _check_made_for(heads, score)
+
+
+def _check_made_for(heads: int, score: Score) -> None:
     for part in (score.core, *score.biases):
         if part.heads is not None and part.heads != heads:
             raise ValueError(

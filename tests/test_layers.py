@@ -306,3 +306,8 @@ def test_what_is_planned_under_inference_mode_trains() -> None:
     x = torch.randn(8, 2, 8, requires_grad=True)
     gf.attend(x, x, x, graph).sum().backward()
     assert x.grad is not None
+
+
+def test_attention_takes_a_score_in_the_notation() -> None:
+    layer = Attention(8, 2, score="Rotary(Cosine(2)) + ALiBi(2)")
+    assert repr(layer.score) == repr(gf.Score.parse("Rotary(Cosine(2)) + ALiBi(2)"))

@@ -356,6 +356,13 @@ def test_a_setting_that_plans_do_not_have_is_refused() -> None:
             make(GRAPH, droput=0.1)
 
 
+def test_plans_are_for_the_heads_of_the_score() -> None:
+    for score in (gf.Cosine(HEADS), gf.DotProduct() + gf.ALiBi(HEADS)):
+        assert f"{HEADS} heads of" in str(gf.explain(GRAPH, score))
+        with raises(ValueError, "was made for 4 heads", "make it with heads=2"):
+            gf.explain(GRAPH, score, heads=2)
+
+
 def test_explain_says_why_not() -> None:
     text = str(gf.explain(GRAPH, OwnPairwise(), HEADS, DIM))
     assert "runs on reference" in text

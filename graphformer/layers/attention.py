@@ -196,7 +196,8 @@ class Attention(MultiHead):
     Args:
         dim: width of the tokens.
         heads: number of heads of the queries.
-        score: how strongly a query attends to a key; `DotProduct()` where left out.
+        score: how strongly a query attends to a key, or its notation, such as "Cosine(4)";
+            `DotProduct()` where left out.
         kv_heads: number of heads of the keys and values, which divides `heads`; as many where left
             out.
         head_dim: width of a head; `dim / heads` where left out.
@@ -215,7 +216,7 @@ class Attention(MultiHead):
         self,
         dim: int,
         heads: int,
-        score: Score | None = None,
+        score: Score | str | None = None,
         *,
         kv_heads: int | None = None,
         head_dim: int | None = None,
@@ -231,7 +232,7 @@ class Attention(MultiHead):
         super().__init__(
             dim,
             heads,
-            DotProduct() if score is None else score,
+            _made(score),
             heads if kv_heads is None else kv_heads,
             dim // heads if head_dim is None else head_dim,
             normalize,
@@ -245,6 +246,12 @@ class Attention(MultiHead):
     def join(self, heads: Float[Tensor, "query head dim"]) -> Float[Tensor, "query width"]:
         out: Tensor = self.output(heads.flatten(1))
         return out
+
+
+def _made(score: Score | str | None) -> Score:
+    if isinstance(score, str):
+        return Score.parse(score)
+    return DotProduct() if score is None else score
 
 
 def _check_heads(heads: int, kv_heads: int, score: Score, shared: bool) -> None:
