@@ -11,7 +11,7 @@ from torch import Tensor
 
 from graphformer import edge_data as edges_of
 from graphformer.edge_data import EdgeValues
-from graphformer.layout import Layout, Pair, map_tensors
+from graphformer.layout import Layout, Pair, check_layouts, map_tensors
 from graphformer.topology import Edges, Topology
 from graphformer.topology.arguments import edge_ids
 
@@ -134,7 +134,7 @@ class TokenGraph:
         """`topology.bind(...)`; see `Topology.bind`."""
         query_layout = Layout.of(queries)
         key_layout = query_layout if keys is None or keys is queries else Layout.of(keys)
-        _check_layouts(query_layout, key_layout)
+        check_layouts(query_layout, key_layout)
         values = {name: edges_of.check(name, given) for name, given in edge_data.items()}
         shifted = {
             name: edges_of.shift(name, value, query_layout, key_layout)
@@ -386,18 +386,3 @@ def _one_example(size: int, device: torch.device) -> Layout:
     ptr = torch.tensor([0, size], device=device)
     at = torch.arange(size, device=device).unsqueeze(1)
     return Layout(ptr, at, torch.tensor([size]), 0, True)
-
-
-def _check_layouts(queries: Layout, keys: Layout) -> None:
-    if queries.num_examples != keys.num_examples:
-        raise ValueError(
-            f"queries have {queries.num_examples} examples, keys {keys.num_examples}; example i of "
-            "the queries attends to example i of the keys, so give as many of one as of the other"
-        )
-    if queries.num_examples == 0:
-        raise ValueError("an empty batch cannot be bound: it needs at least one example")
-    if queries.device != keys.device:
-        raise ValueError(
-            f"queries are on {queries.device}, keys on {keys.device}; move both to one device "
-            "with .to(device) before binding"
-        )

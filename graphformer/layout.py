@@ -118,6 +118,22 @@ class Pair:
         return torch.arange(self.num_heads, device=self.query.device)
 
 
+def check_layouts(queries: Layout, keys: Layout) -> None:
+    """Raises an error where the examples of queries and keys do not meet."""
+    if queries.num_examples != keys.num_examples:
+        raise ValueError(
+            f"queries have {queries.num_examples} examples, keys {keys.num_examples}; example i of "
+            "the queries attends to example i of the keys, so give as many of one as of the other"
+        )
+    if queries.num_examples == 0:
+        raise ValueError("an empty batch cannot be bound: it needs at least one example")
+    if queries.device != keys.device:
+        raise ValueError(
+            f"queries are on {queries.device}, keys on {keys.device}; move both to one device "
+            "with .to(device) before binding"
+        )
+
+
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor], memo: dict[int, Any]) -> Any:
     """`value` with `change` applied to every tensor in its containers and dataclasses.
 

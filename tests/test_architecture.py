@@ -15,7 +15,7 @@ LEVELS = (
     {"graph", "drawing", "padding", "rectangle"},
     {"scores", "positions"},
     {"backends"},
-    {"attend", "planner"},
+    {"attend", "planner", "refusals"},
     {"layers"},
     {"models"},
     {"nn", "data", "tasks"},
