@@ -27,22 +27,23 @@ from graphformer.backends.boxes import (
 )
 from graphformer.backends.calibration import factor
 from graphformer.backends.chunks import Chunk, take
-from graphformer.backends.global_queries import attend_globally, make_global_graph
+from graphformer.backends.global_queries import attend_globally
 from graphformer.backends.request import Attended, Cost, Operands, Request
 from graphformer.backends.windows import (
-    Columns,
-    Reach,
     Windows,
-    find_reach,
     make_windows,
+    reach_of,
     sample_pair,
 )
-from graphformer.graph import TokenGraph
 from graphformer.scores import Bias
 
 # Bytes of float32 scores in a chunk: larger ones leave the caches, and come as fresh memory.
 CHUNK_BYTES = 2**22
+# Rates of two CPU cores, lower than those of `dense`: blocks are small.
+FLOPS = {torch.float64: 5e10, torch.float32: 1.18e11, torch.bfloat16: 8e10}
+BYTES = 8e9
 CALL_SECONDS = 2e-4
+MOVES = 6
 
 
 def why_not(request: Request) -> str | None:
@@ -54,13 +55,13 @@ def why_not(request: Request) -> str | None:
     if request.edge_names:
         names = ", ".join(repr(name) for name in request.edge_names)
         return f"the score reads the edge data {names}, and windows have none"
-    reach = _reach(request.graph)
+    reach = reach_of(request.graph)
     return reach if isinstance(reach, str) else None
 
 
 def cost(request: Request) -> Cost:
     """Two products of every block with its window, and its scores in memory unless fused."""
-    graph, reach = request.graph, _reach(request.graph)
+    graph, reach = request.graph, reach_of(request.graph)
     assert not isinstance(reach, str), reach
     layout = graph.queries
     size, rows = layout.num_tokens, layout.num_examples * layout.max_length * reach.num_global
@@ -72,7 +73,9 @@ def cost(request: Request) -> Cost:
     flops = 2.0 * pairs * request.heads * (request.dim + request.value_dim) * passes
     scores = 4.0 * pairs * request.heads
     moved = scores * (0.2 if fused else 4 * passes)
-    seconds = flops / dense.FLOPS.get(request.dtype, 6e10) + moved / dense.BYTES
+    # Tokens are gathered into blocks, and what comes of them is put together.
+    moved += MOVES * size * request.heads * (request.dim + request.value_dim) * 4 * passes
+    seconds = flops / FLOPS.get(request.dtype, FLOPS[torch.float32]) + moved / BYTES
     box = 4.0 * reach.rows * reach.width * request.heads
     held = 4 * max(min(CHUNK_BYTES, scores), box) + 32.0 * size
     held += rows * (4 if fused else 16 * request.heads)
@@ -84,7 +87,7 @@ def cost(request: Request) -> Cost:
 
 def prepare(request: Request) -> None:
     """Makes blocks and windows, and the graph of the global tokens as queries."""
-    graph, reach = request.graph, _reach(request.graph)
+    graph, reach = request.graph, reach_of(request.graph)
     assert not isinstance(reach, str), reach
     windows = graph._make("windows", lambda: make_windows(graph, reach))
     if windows.columns is not None:
@@ -281,13 +284,5 @@ def _may_fuse(request: Request) -> bool:
 
 
 def _is_slow_in_sdpa(request: Request) -> bool:
-    reach = _reach(request.graph)
+    reach = reach_of(request.graph)
     return not isinstance(reach, str) and dense.is_slow_in_sdpa(request, reach.width)
-
-
-def _reach(graph: TokenGraph) -> Reach | str:
-    return graph._make("reach", lambda: find_reach(graph))
-
-
-def _global_graph(graph: TokenGraph, columns: Columns) -> TokenGraph:
-    return graph._make("global queries", lambda: make_global_graph(graph, columns))

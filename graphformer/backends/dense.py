@@ -23,9 +23,9 @@ from graphformer.padding import all_heads, from_rectangle, make_slots, to_rectan
 from graphformer.rectangle import places, real_edges, rectangle_values
 from graphformer.scores.score import precise
 
-# Rates of two CPU cores: FLOPs of matrix products and bytes of scores, a second.
-FLOPS = {torch.float64: 3e10, torch.float32: 6e10, torch.bfloat16: 1.2e11, torch.float16: 1.2e11}
-BYTES = 8e9
+# Rates of two CPU cores (Zen 4): FLOPs of matrix products and bytes of scores, a second.
+FLOPS = {torch.float64: 4.6e10, torch.float32: 1.5e11, torch.bfloat16: 2e11, torch.float16: 5e10}
+BYTES = 1.6e10
 CALL_SECONDS = 5e-5
 
 # Keys from which on SDPA is faster than plain products in every dtype.

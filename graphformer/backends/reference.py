@@ -136,8 +136,8 @@ def cost(request: Request) -> Cost:
     numbers = edges * request.heads * (request.dim + request.value_dim)
     rate = max(FAST_RATE * min(CACHED / max(numbers, 1), 1.0) ** FALL, SLOW_RATE)
     held = min(4.0 * numbers * 3, 8 * CHUNK_BYTES)
-    seconds = (CALL_SECONDS + numbers * passes / rate) * factor("reference", request)
-    return Cost(2 * numbers * passes, held, seconds)
+    seconds = CALL_SECONDS + numbers * passes / rate * max(request.dtype.itemsize / 4, 1)
+    return Cost(2 * numbers * passes, held, seconds * factor("reference", request))
 
 
 def run(request: Request, operands: Operands) -> Attended:

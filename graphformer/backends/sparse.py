@@ -14,6 +14,7 @@ from graphformer.backends import kernels
 from graphformer.backends.calibration import factor
 from graphformer.backends.operators import Arguments, sparse_attention
 from graphformer.backends.request import Attended, Cost, Operands, Request
+from graphformer.backends.windows import reach_of
 from graphformer.graph import TokenGraph
 from graphformer.layout import Pair
 from graphformer.padding import pick_rows
@@ -21,9 +22,12 @@ from graphformer.scores import Bahdanau, GATv2, LeakyReLU, Score, SoftCap
 from graphformer.scores.additive import check_made
 from graphformer.scores.pointwise import Identity
 
-# Bytes of gathered rows in a second, on two CPU cores, from the caches and from memory; bytes that
-# caches hold; seconds that a call takes at least.
-NEAR, FAR = 9e10, 1.4e10
+# Bytes of gathered rows in a second, on two CPU cores (Zen 4), from the caches and from memory; how
+# much faster where they lie beside each other, as in windows; bytes of rows in turn, to and from
+# fresh memory; bytes that caches hold; seconds that a call takes at least.
+NEAR = {torch.float64: 5e10, torch.float32: 1.05e11, torch.bfloat16: 6.5e10}
+FAR = {torch.float64: 1.45e10, torch.float32: 1.16e10, torch.bfloat16: 7.7e9}
+BESIDE, FRESH = 1.35, 1.6e10
 CACHED = 2**25
 LEAST_SECONDS = 1e-4
 # Of the backward and the forward, in times of the forward.
@@ -64,11 +68,14 @@ def cost(request: Request) -> Cost:
     held = 4.0 * graph.queries.num_tokens * heads + (8.0 * edges * heads if request.grad else 0)
     data = (graph.edge_values_of(name).values for name in request.edge_names)
     edge_dim = sum(values.shape[1] for values in data if values is not None)
-    moved += 4.0 * edges * edge_dim * passes + tokens * width * request.dtype.itemsize * passes
+    moved += 4.0 * edges * edge_dim * passes
     rows = graph.keys.num_tokens * width * request.dtype.itemsize
-    near = min(CACHED / max(rows, 1), 1.0)
-    seconds = near * moved / NEAR * factor("sparse, near", request)
-    seconds += (1 - near) * moved / FAR * factor("sparse, far", request)
+    beside = not isinstance(reach_of(graph), str)
+    near = 1.0 if beside else min(CACHED / max(rows, 1), 1.0)
+    rate = NEAR[request.dtype] * (BESIDE if beside else 1.0)
+    seconds = near * moved / rate * factor("sparse, near", request)
+    seconds += (1 - near) * moved / FAR[request.dtype] * factor("sparse, far", request)
+    seconds += tokens * width * request.dtype.itemsize * passes / FRESH
     return Cost(flops, held, LEAST_SECONDS + seconds)
 
 

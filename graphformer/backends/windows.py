@@ -92,6 +92,12 @@ class Windows(NamedTuple):
     columns: Columns | None
 
 
+def reach_of(graph: TokenGraph) -> Reach | str:
+    """What `find_reach` says of the graph, found once."""
+    found: Reach | str = graph._make("reach", lambda: find_reach(graph))
+    return found
+
+
 def find_reach(graph: TokenGraph) -> Reach | str:
     """How far the tokens of a graph reach, or a sentence that says why that is no window."""
     topology, layout = graph.topology, graph.queries
