@@ -19,7 +19,7 @@ HOW_TO_GET = (
 )
 
 # `GF_INTERFACE` of attention.h.
-INTERFACE = 2
+INTERFACE = 3
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 NORMALIZE = ("softmax", "sum", "none", "scores")
@@ -149,4 +149,23 @@ def _load() -> ctypes.CDLL | str:
         getattr(found, name).argtypes = [ctypes.POINTER(Attention)]
     found.gf_expect_writes.argtypes = [ctypes.c_void_p, ctypes.c_int64]
     found.gf_expect_writes.restype = None
+    found.gf_use_team.argtypes = [ctypes.c_void_p]
+    found.gf_use_team.restype = None
+    found.gf_use_team(_team_of_torch())
     return found
+
+
+def _team_of_torch() -> int | None:
+    """The address of what starts a team of torch's OpenMP threads, or None where that is not found.
+
+    Its threads wait busily for a while after each of torch's operations. Threads of our own would
+    have to wait for them.
+    """
+    for path in (Path(torch.__file__).parent / "lib").glob("libgomp*.so*"):
+        try:
+            # Loaded already: this asks for a handle, and never for a second runtime.
+            runtime = ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+            return ctypes.cast(runtime.GOMP_parallel, ctypes.c_void_p).value
+        except (OSError, AttributeError):
+            continue
+    return None

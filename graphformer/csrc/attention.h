@@ -14,7 +14,7 @@ enum { GF_IDENTITY, GF_LEAKY_RELU, GF_SOFT_CAP };
 enum { GF_PRODUCT, GF_PAIR_LEAKY_RELU, GF_PAIR_TANH };
 // GF_SCORES stops at the scores: they are written to `weights`, and nothing is summed.
 enum { GF_SOFTMAX, GF_SUM, GF_NONE, GF_SCORES };
-enum { GF_INTERFACE = 2 };
+enum { GF_INTERFACE = 3 };
 enum { GF_OK, GF_NO_MEMORY, GF_NO_SUCH_SET };
 
 // Query, key and value (and the gradients of them, `out` and `grad_out`) have the element type
@@ -62,6 +62,10 @@ GF_API int gf_use_instruction_set(const char *name);
 
 GF_API int gf_forward(const gf_attention *attention);
 GF_API int gf_backward(const gf_attention *attention);
+
+// Takes the threads of an OpenMP runtime that the process has, by its GOMP_parallel; our own where
+// it is null.
+GF_API void gf_use_team(void (*start)(void (*)(void *), void *, unsigned, unsigned));
 
 // Asks for large pages in memory that nobody wrote yet: a fresh tensor costs a fault a page.
 GF_API void gf_expect_writes(void *data, int64_t bytes);

@@ -86,6 +86,8 @@ int gf_backward(const gf_attention *attention) {
     return current().kernels->backward(*attention, run_parallel);
 }
 
+void gf_use_team(Team start) { use_team(start); }
+
 void gf_expect_writes(void *data, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     constexpr uintptr_t page = 4096;

@@ -82,6 +82,25 @@ class Pool {
     int64_t size_ = 0, wanted_ = 0, started_ = 0, finished_ = 0;
 };
 
+// The threads of an OpenMP runtime that is there already.
+std::atomic<Team> team{nullptr};
+
+struct Shared {
+    Job &job;
+    int64_t threads;
+    std::atomic<int64_t> workers{0};
+};
+
+void run_team(Team start, Job &job, int64_t threads) {
+    Shared shared{job, threads};
+    auto work = [](void *context) {
+        auto *shared = static_cast<Shared *>(context);
+        int64_t worker = shared->workers++;
+        if (worker < shared->threads) shared->job.work(worker);
+    };
+    start(work, &shared, unsigned(threads), 0);
+}
+
 // Never freed: its threads may outlive every destructor.
 std::atomic<Pool *> pool{nullptr};
 
@@ -105,8 +124,18 @@ void run_parallel(int64_t units, int64_t threads, Body body, void *context) {
     Job job{body, context, units};
     if (threads > units) threads = units;
     if (threads <= 1) return job.work(0);
+    if (Team start = team.load()) return run_team(start, job, threads);
     Pool *here = pool.load();
     (here ? here : make_pool())->run(job, threads);
+}
+
+void use_team(Team start) {
+#if defined(__unix__) || defined(__APPLE__)
+    // A child has none of the runtime's threads either, and the runtime does not know.
+    static const int registered = pthread_atfork(nullptr, nullptr, [] { team.store(nullptr); });
+    (void)registered;
+#endif
+    team.store(start);
 }
 
 }  // namespace graphformer
