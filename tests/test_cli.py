@@ -13,6 +13,7 @@ from typing import Literal
 import pytest
 import yaml
 
+import graphformer
 from graphformer import cli, options
 from graphformer.tasks import info as information
 
@@ -177,6 +178,13 @@ def test_missing_packages_are_named_with_what_installs_them() -> None:
     error = ModuleNotFoundError("No module named 'tokenizers'", name="tokenizers")
     expected = "tokenizers is not installed, and this command needs it: pip install "
     assert cli.explained(error) == f"{expected}'graphformer[all]'"
+
+
+def test_the_version_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"graphformer {graphformer.__version__}\n"
 
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))

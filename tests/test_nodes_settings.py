@@ -248,6 +248,15 @@ def test_a_job_refuses_a_file_for_its_folder(tmp_path: Path) -> None:
         Job(tmp_path / "notes.txt")
 
 
+def test_a_used_folder_is_refused_before_the_data_are_read(tmp_path: Path) -> None:
+    for seed in (2, 10):
+        folder = tmp_path / f"seed-{seed}" / "checkpoints"
+        folder.mkdir(parents=True)
+        (folder / "step-000000001.ckpt").touch()
+    with pytest.raises(ValueError, match=rf"{tmp_path} has the checkpoints of a run \(in seed-2\)"):
+        fit(job(tmp_path), Source("absent.csv"), SMALL, SHORT)
+
+
 def test_a_graph_without_labels_is_refused(tmp_path: Path) -> None:
     edges, nodes = write_graph(tmp_path, villages(), "label", "split")
     source = Source(str(edges), features_file=nodes, label=None)

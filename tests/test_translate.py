@@ -120,6 +120,10 @@ def test_predict_translates_a_line_a_file_and_the_standard_input(
     assert capsys.readouterr().out == of_file[0] + "\n", "nothing but the translation is printed"
     monkeypatch.setattr("sys.stdin", io.StringIO("eins zwei\n\ndrei\n"))
     assert translate.predict(out) == of_file
+    capsys.readouterr()
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert translate.predict(out) == []
+    assert capsys.readouterr().out == "", "of nothing there is no translation, not an empty one"
 
 
 def test_score_takes_translations_or_a_translator(corpus: Corpus, tmp_path: Path) -> None:
@@ -266,6 +270,10 @@ def test_a_run_is_resumed_with_its_own_settings(corpus: Corpus, tmp_path: Path) 
     [
         (Corpus(source_file=Path("a.de")), "there is --source_file and no --target_file"),
         (Corpus(target_file=Path("a.en")), "there is --target_file and no --source_file"),
+        (
+            Corpus(data="multi30k", source_file=Path("a.de"), target_file=Path("a.en")),
+            "there are both --data multi30k and files of your own .* leave one of them out",
+        ),
         (Corpus(data="multi30k"), "--data multi30k needs --data_dir"),
     ],
 )

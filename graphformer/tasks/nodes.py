@@ -56,6 +56,7 @@ def fit(job: Job, source: Source, network: Network, training: Training) -> dict[
         ValueError: a name is unknown, or settings or data make no sense.
         FileNotFoundError: a file is missing.
     """
+    job.check_unused()
     network, training = complete_settings(network, training, source.data)
     device, data = job.device, read_graph(source)
     source = source.over(data)
@@ -191,7 +192,7 @@ def predict(
         checkpoint: folder of a run of `fit`, of whose seeds the best is taken, or its best.ckpt.
         out: folder of the predictions; that of the checkpoint where left out.
         data: another graph than that of the run: the name of a data set, or a file.
-        data_dir: folder of the published files.
+        data_dir: folder of the published files, as for fit.
         features_file: one row a node, beside a file of edges.
         label: column or attribute that holds the class in the other graph; left out, the one that
             held it in training, if there is one.

@@ -30,7 +30,8 @@ class Source:
     Attributes:
         data: digits (embedded), cora, citeseer, pubmed, a heterophilous graph (such as
             minesweeper), or a file: edges (.csv, .tsv, .txt) or a graph (.graphml, .gml).
-        data_dir: folder of the published files; without it they are downloaded.
+        data_dir: folder of the published files (ind.cora.x and the like, perhaps in planetoid/;
+            minesweeper.npz, perhaps in heterophilous/); without it they are downloaded.
         features_file: one row a node, beside a file of edges (.csv, .tsv, .npy, .npz).
         labels_file: one label a node, where they do not stand with the features.
         label: column or attribute that holds the class, in a file.

@@ -33,7 +33,7 @@ class Corpus:
 
     Attributes:
         data: "dates", the embedded German and English dates, or "multi30k".
-        data_dir: folder of Multi30k.
+        data_dir: folder of Multi30k, which has raw/train.de.gz and the like (its data/task1).
         source: language of Multi30k to translate from.
         target: language of Multi30k to translate into.
         source_file: your own text, a sentence a line; takes the place of `data`.
