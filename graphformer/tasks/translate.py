@@ -48,6 +48,7 @@ def fit(
     """
     job.check_unused()
     shape, training = complete_settings(corpus, shape, training, job.device)
+    attending.check_fits(shape)
     text, course = read_corpus(corpus), training.course
     tokenizer = make_vocabulary(text.train, course.vocabulary)
     task = Task(text, tokenizer, shape.size, course, attending, search, job.device)
