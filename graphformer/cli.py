@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from inspect import getdoc, signature
 from typing import Any, NoReturn
 
+import graphformer
+
 # What each command does, and the functions that do it; modules are imported when they are named.
 TASKS = "graphformer.tasks"
 COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
@@ -40,6 +42,7 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
     ),
 }
 HELP = ("-h", "--help")
+VERSION = "--version"
 DEBUG = "GRAPHFORMER_DEBUG"
 
 
@@ -65,7 +68,10 @@ def run(arguments: list[str]) -> None:
         ModuleNotFoundError: a package is missing that the command needs.
     """
     if arguments and arguments[0] in HELP:
-        show(listing("graphformer", {name: summary for name, (summary, _) in COMMANDS.items()}))
+        rows = {name: summary for name, (summary, _) in COMMANDS.items()}
+        show(listing("graphformer", rows | {VERSION: "which graphformer this is"}))
+    if arguments and arguments[0] == VERSION:
+        show(f"graphformer {graphformer.__version__}")
     name, *others = [choose("graphformer", arguments, COMMANDS), *arguments[1:]]
     actions = COMMANDS[name][1]
     command, path = f"graphformer {name}", actions.get("")

@@ -13,7 +13,9 @@ from typing import Literal
 import pytest
 import yaml
 
+import graphformer
 from graphformer import cli, options
+from graphformer.data import published_files
 from graphformer.tasks import info as information
 
 
@@ -145,6 +147,53 @@ def test_arguments_are_called_as_one_types_them(message: str, expected: str) -> 
     assert options.as_options(message, ["data", "data_dir", "heads"]) == expected
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (
+            "nodes fit --model transformer --heads 4 --score Cosine(3)",
+            "--score has Cosine(3), which was made for 3 heads, and there are 4: write it for 4 "
+            "heads, Cosine(4), or --heads 3",
+        ),
+        (
+            "translate fit --dim 30 --heads 4",
+            "--dim is 30, and 4 heads do not divide it evenly: write a multiple of the heads, such "
+            "as 28 or 32, or another number of heads",
+        ),
+        (
+            "nodes fit --topology edges('grpah')",
+            "--topology has edges('grpah'), and the data have edges(\"graph\") alone: write "
+            'edges("graph")',
+        ),
+        (
+            "translate fit --decoder_topology edges('a')",
+            "--decoder_topology has edges('a'), and the data have no edges: leave it out, or write "
+            "one such as window(4)",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_said_in_options(
+    command: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([*command.split(), "--out", str(tmp_path / "run")])
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_cannot_be_had_are_said_to_be_looked_for_in_data_dir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(published_files, "download_url_to_file", fail)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(SystemExit):
+        cli.main(["nodes", "fit", "--data", "cora", "--out", str(tmp_path / "run")])
+    assert "pass their folder as --data_dir" in capsys.readouterr().err
+
+
 def test_warnings_are_a_line() -> None:
     before = warnings.formatwarning
     with cli.warnings_in_a_line():
@@ -177,6 +226,13 @@ def test_missing_packages_are_named_with_what_installs_them() -> None:
     error = ModuleNotFoundError("No module named 'tokenizers'", name="tokenizers")
     expected = "tokenizers is not installed, and this command needs it: pip install "
     assert cli.explained(error) == f"{expected}'graphformer[all]'"
+
+
+def test_the_version_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"graphformer {graphformer.__version__}\n"
 
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))

@@ -127,6 +127,9 @@ def test_parallel_text_drops_empty_lines_and_counts_them(tmp_path: Path) -> None
     assert text.report == (
         "2 pairs from 5 lines; dropped 2 with an empty source and 1 with an empty target"
     )
+    source.write_text("eins", encoding="utf-8")
+    target.write_bytes(gzip.compress(b"one"))
+    assert parallel(source, target).report.startswith("1 pair from 1 line; dropped 0 with")
 
 
 @pytest.mark.parametrize("variant", ["raw", "tok"])

@@ -81,6 +81,7 @@ def test_the_demo_reports_what_its_parts_measured(
         measured = json.loads((tmp_path / "digits" / model / "metrics.json").read_text("utf-8"))
         assert measured["seeds"] == [0, 1]
         assert f"{100 * measured['figures']['test_accuracy']['mean']:.1f} %" in text
+    assert "% ± " in text
     assert text.count("data:image/svg+xml;base64") == 3
     assert "<th>reference</th>" in text
     assert all("<pre>graphformer" in line for line in text.splitlines() if "<pre>" in line)

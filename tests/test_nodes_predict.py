@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import networkx as nx
+import numpy as np
 import pytest
 import torch
 from villages import (
@@ -18,6 +19,7 @@ from villages import (
     source_of,
     villages,
     write_graph,
+    write_table,
 )
 
 from graphformer.tasks.classification.source import Source
@@ -70,10 +72,60 @@ def test_another_graph_is_predicted_with_and_without_its_classes(
     assert [row["actual"] for row in known] == [KINDS[i % 3] for i in range(30)]
 
 
+def test_features_are_found_by_name_in_any_order(runs: Path, tmp_path: Path) -> None:
+    graph = villages(30)
+    edges, nodes = write_graph(tmp_path, graph, "label", "split")
+    expected = read_predictions(predict(runs, tmp_path, str(edges), features_file=nodes))
+    moved = [
+        {"id": name, **{f"f{at}": known[f"f{at}"] for at in (2, 0, 3, 1)}, "remark": "none"}
+        for name, known in graph.nodes(data=True)
+    ]
+    nodes = write_table(tmp_path / "moved.csv", moved)
+    assert read_predictions(predict(runs, tmp_path, str(edges), None, nodes)) == expected
+    attributed = nx.Graph(graph.edges)
+    attributed.add_nodes_from((row.pop("id"), row) for row in moved)
+    nx.write_graphml(attributed, file := tmp_path / "moved.graphml")
+    found = {row["node"]: row for row in read_predictions(predict(runs, tmp_path, str(file)))}
+    for row in expected:
+        assert found[row["node"]]["predicted"] == row["predicted"]
+
+
+def test_features_without_names_keep_their_order(runs: Path, tmp_path: Path) -> None:
+    graph = nx.convert_node_labels_to_integers(villages(30))
+    edges, nodes = write_graph(tmp_path, graph, "label", "split")
+    expected = read_predictions(predict(runs, tmp_path, str(edges), features_file=nodes))
+    features = np.array([[known[f"f{at}"] for at in range(4)] for _, known in graph.nodes.items()])
+    np.save(tmp_path / "nodes.npy", features)
+    np.savetxt(tmp_path / "plain.csv", features, delimiter=",")
+    for name in ("nodes.npy", "plain.csv"):
+        table = predict(runs, tmp_path, str(edges), features_file=tmp_path / name)
+        assert [row["predicted"] for row in read_predictions(table)] == [
+            row["predicted"] for row in expected
+        ]
+    np.save(tmp_path / "nodes.npy", features[:, :3])
+    with pytest.raises(ValueError, match=r"has 3 features a node, the network was trained with 4"):
+        predict(runs, None, str(edges), features_file=tmp_path / "nodes.npy")
+
+
+@pytest.mark.parametrize("num_known", [0, 1, 30])
+def test_a_column_of_labels_is_no_feature_of_the_nodes_predicted(
+    num_known: int, runs: Path, tmp_path: Path
+) -> None:
+    graph = villages(30)
+    nx.set_node_attributes(graph, {f"n{node}": "" for node in range(num_known, 30)}, "label")
+    edges, nodes = write_graph(tmp_path, graph)
+    rows = read_predictions(predict(runs, tmp_path / "out", str(edges), features_file=nodes))
+    assert [row["actual"] for row in rows] == [graph.nodes[node]["label"] for node in graph]
+
+
 def test_prediction_refuses_other_features_and_classes(runs: Path, tmp_path: Path) -> None:
     graph = villages(30)
     edges, nodes = write_graph(tmp_path, graph, "label", "split", "f3")
-    with pytest.raises(ValueError, match=r"has 3 features a node, the network was trained with 4"):
+    with pytest.raises(
+        ValueError,
+        match=r"nodes.csv lacks f3: the network was trained with the features f0, f1, f2, f3, "
+        r"and it has id, f0, f1, f2; call",
+    ):
         predict(runs, None, str(edges), features_file=nodes)
     nx.set_node_attributes(graph, {"n4": "yak"}, "label")
     edges, nodes = write_graph(tmp_path, graph, "split")

@@ -199,15 +199,25 @@ def test_principal_plane_keeps_most_of_the_variance(width: int) -> None:
         ({}, {"model": "sage", "residual": True}, {}, "sage has no setting residual=True"),
         ({}, {"model": "mlp", "topology": "complete()"}, {}, "mlp has no setting topology="),
         ({}, {"topology": "edges(graph)"}, {}, r"the topology 'edges\(graph\)', the argument"),
-        ({}, {"topology": 'edges("bond")'}, {}, "data named 'bond', the names given are: 'graph'"),
+        (
+            {},
+            {"topology": 'edges("bond")'},
+            {},
+            r"has edges\('bond'\), and .* write edges\(\"graph\"\)",
+        ),
         (
             {},
             {"model": "transformer", "score": "Cosine(8)"},
             {},
-            r"Cosine\(8\) was made for 8 heads",
+            r"Cosine\(8\), which was made for 8 heads, .* 4 heads, Cosine\(4\), or heads=8",
         ),
         ({}, {"model": "transformer", "score": "Sine(4)"}, {}, "unknown name 'Sine' in the score"),
-        ({}, {"model": "transformer", "hidden": 30}, {}, "4 heads do not divide a width of 30"),
+        (
+            {},
+            {"model": "transformer", "hidden": 30},
+            {},
+            "hidden is 30, and 4 heads .* as 28 or 32",
+        ),
         ({}, {"hidden": 0}, {}, "hidden is 0: write a number of at least 1"),
         ({}, {}, {"epochs": 0}, "epochs is 0: write a number of at least 1"),
         ({}, {}, {"learning_rate": -0.1}, "learning_rate is -0.1: write a number above 0"),
@@ -246,6 +256,15 @@ def test_a_job_refuses_a_file_for_its_folder(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ValueError, match=r"out is .*notes.txt, which is a file: write a folder"):
         Job(tmp_path / "notes.txt")
+
+
+def test_a_used_folder_is_refused_before_the_data_are_read(tmp_path: Path) -> None:
+    for seed in (2, 10):
+        folder = tmp_path / f"seed-{seed}" / "checkpoints"
+        folder.mkdir(parents=True)
+        (folder / "step-000000001.ckpt").touch()
+    with pytest.raises(ValueError, match=rf"{tmp_path} has the checkpoints of a run \(in seed-2\)"):
+        fit(job(tmp_path), Source("absent.csv"), SMALL, SHORT)
 
 
 def test_a_graph_without_labels_is_refused(tmp_path: Path) -> None:

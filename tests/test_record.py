@@ -84,6 +84,14 @@ def test_commands_are_written_as_one_types_them(
     assert expected in resume_hint()
 
 
+@pytest.mark.parametrize("program", ["/usr/bin/graphformer", "/lib/graphformer/__main__.py"])
+def test_the_demo_goes_on_by_the_same_command(
+    program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "demo", "--out", "shown"])
+    assert resume_hint().endswith("graphformer demo --out shown")
+
+
 def test_the_machine_of_a_figure_is_the_device_that_was_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -120,6 +120,10 @@ def test_predict_translates_a_line_a_file_and_the_standard_input(
     assert capsys.readouterr().out == of_file[0] + "\n", "nothing but the translation is printed"
     monkeypatch.setattr("sys.stdin", io.StringIO("eins zwei\n\ndrei\n"))
     assert translate.predict(out) == of_file
+    capsys.readouterr()
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert translate.predict(out) == []
+    assert capsys.readouterr().out == "", "of nothing there is no translation, not an empty one"
 
 
 def test_score_takes_translations_or_a_translator(corpus: Corpus, tmp_path: Path) -> None:
@@ -266,6 +270,10 @@ def test_a_run_is_resumed_with_its_own_settings(corpus: Corpus, tmp_path: Path) 
     [
         (Corpus(source_file=Path("a.de")), "there is --source_file and no --target_file"),
         (Corpus(target_file=Path("a.en")), "there is --target_file and no --source_file"),
+        (
+            Corpus(data="multi30k", source_file=Path("a.de"), target_file=Path("a.en")),
+            "there are both --data multi30k and files of your own .* leave one of them out",
+        ),
         (Corpus(data="multi30k"), "--data multi30k needs --data_dir"),
     ],
 )
@@ -285,8 +293,13 @@ def test_own_text_needs_three_sentences() -> None:
         ({"attending": Attending(encoder_topology="windows(3)")}, "unknown name 'windows'"),
         ({"attending": Attending(decoder_topology="expander(3)")}, "a decoder cannot go on by"),
         ({"attending": Attending(score="Dot()")}, "unknown name 'Dot'"),
-        ({"attending": Attending(score="DotProduct() + ALiBi(8)")}, "was made for 8 heads"),
-        ({"shape": Shape(dim=15, heads=2, layers=1, hidden=8)}, "15"),
+        (
+            {"attending": Attending(score="DotProduct() + ALiBi(8)")},
+            r"ALiBi\(8\), which .* ALiBi\(2\), or heads=8",
+        ),
+        ({"attending": Attending(cross_score="Cosine(3)")}, r"cross_score has Cosine\(3\)"),
+        ({"attending": Attending(encoder_topology='edges("a")')}, "the data have no edges: leave"),
+        ({"shape": Shape(dim=15, heads=2, layers=1, hidden=8)}, "dim is 15, .* as 14 or 16"),
         ({"training": Training(steps=1, vocabulary=0, batch_tokens=3)}, "batch_tokens is 3, and"),
     ],
 )
@@ -307,6 +320,18 @@ def test_unknown_characters_are_warned_of_once(corpus: Corpus, tmp_path: Path) -
     with pytest.warns(UserWarning, match=expected) as warned:
         translate.predict(out, input_file=lines, search=Search(beam=1))
     assert len(warned) == 1
+    translate.predict(out, text="eins", search=Search(beam=1))
+
+
+def test_characters_unknown_to_pieces_of_words_are_warned_of(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    fit(corpus, out, training=Training(steps=1, batch_tokens=400, vocabulary=270))
+    tokenizer = Translator.load(out).tokenizer
+    assert tokenizer.decode(tokenizer.encode("\N{SNOWMAN}").ids) == "\N{SNOWMAN}"
+    with pytest.warns(UserWarning, match="2 characters are unknown .*: '\N{SNOWMAN}' .2.;"):
+        translate.predict(out, text="eins \N{SNOWMAN}\N{SNOWMAN}", search=Search(beam=1))
     translate.predict(out, text="eins", search=Search(beam=1))
 
 

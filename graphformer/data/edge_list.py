@@ -29,6 +29,8 @@ _NETWORKX: dict[str, Callable[[Path], nx.Graph]] = {
     ".adjlist": nx.read_adjlist,
 }
 GRAPH_FILES = (*_DELIMITERS, *_NETWORKX)
+# Those whose nodes may have attributes.
+ATTRIBUTED = (".graphml", ".gml")
 
 
 class NamedEdges(NamedTuple):
@@ -104,7 +106,7 @@ def _read_networkx(path: Path) -> NamedEdges:
             f"{path} is truncated, or no {extension.removeprefix('.')} file: {error}"
         ) from error
     pairs = [(str(source), str(target)) for source, target in graph.edges()]
-    has_attributes = extension != ".adjlist"
+    has_attributes = extension in ATTRIBUTED
     return NamedEdges(
         pairs,
         where=[],

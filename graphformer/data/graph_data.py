@@ -32,6 +32,7 @@ class GraphData(NamedTuple):
         class_names: what each class is called; its number where the data set gives no names.
         node_names: what each node is called in the file; empty where nodes are numbered.
         drawn: whether the split was drawn when the graph was read, since the data has none.
+        feature_names: what each feature is called in the file; empty where it does not say.
     """
 
     x: Float[Tensor, "node feature"]
@@ -46,6 +47,7 @@ class GraphData(NamedTuple):
     class_names: tuple[str, ...] = ()
     node_names: tuple[str, ...] = ()
     drawn: bool = False
+    feature_names: tuple[str, ...] = ()
 
     @property
     def num_nodes(self) -> int:

@@ -62,7 +62,7 @@ def graph_file(
     if directed and edges.undirected:
         raise ValueError(f"{path} says that its edges have no direction: leave directed out")
     edge_index = clean_edges(_number_edges(edges, nodes), len(nodes.features), str(path), directed)
-    y, class_names = _number_labels(nodes, path)
+    y, class_names = _number_labels(nodes, path, fractions is not None)
     split, protocol = _split(nodes, y, class_names, fractions, seed)
     return check_graph(
         GraphData(
@@ -77,6 +77,7 @@ def graph_file(
             class_names=class_names,
             node_names=tuple(nodes.names or ()),
             drawn=len(split.train_mask) > 0 and nodes.parts is None,
+            feature_names=nodes.feature_names,
         )
     )
 
@@ -125,16 +126,18 @@ def _is_header(edges: NamedEdges, number: dict[str, int]) -> bool:
     return bool(first) and not any(name in number or name.isdecimal() for name in first)
 
 
-def _number_labels(nodes: NodeTable, path: Path) -> tuple[Int[Tensor, "node"], tuple[str, ...]]:
+def _number_labels(
+    nodes: NodeTable, path: Path, to_train: bool
+) -> tuple[Int[Tensor, "node"], tuple[str, ...]]:
     if nodes.labels is None:
         return torch.full((len(nodes.features),), UNLABELED), ()
     known = {label for label in nodes.labels if label}
-    if len(known) < 2:
+    if to_train and len(known) < 2:
         raise ValueError(
             f"{path}: the labels name {len(known)} class{'' if len(known) == 1 else 'es'}; at "
             f"least two are needed, or label=None for a graph without labels"
         )
-    if len(known) == len(nodes.labels):
+    if to_train and len(known) == len(nodes.labels):
         raise ValueError(
             f"{path}: each of its {len(known)} nodes has a label of its own; name the column or "
             f"attribute that holds the class"

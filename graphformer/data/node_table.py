@@ -11,7 +11,7 @@ import numpy as np
 
 from graphformer.data.array_file import read_arrays
 from graphformer.data.text_lines import read_lines
-from graphformer.data.text_table import Table, read_table, suffix
+from graphformer.data.text_table import TEXT_TABLES, Table, read_table, suffix
 
 ID, SPLIT = "id", "split"
 PARTS = ("train", "val", "test")
@@ -30,12 +30,14 @@ class NodeTable(NamedTuple):
         names: the nodes' own names; None where row i is node i.
         labels: the class of each node, "" where it has none; None where the file has no labels.
         parts: "train", "val", "test" or "" of each node; None where the file has no split.
+        feature_names: what each feature is called; empty where the file does not say.
     """
 
     features: np.ndarray
     names: list[str] | None
     labels: list[str] | None
     parts: list[str] | None
+    feature_names: tuple[str, ...] = ()
 
 
 def read_nodes(
@@ -57,7 +59,7 @@ def read_nodes(
             a column that is not there.
     """
     _check_suffix(path, _FEATURE_FILES, "features")
-    if suffix(path) in (".csv", ".tsv"):
+    if suffix(path) in TEXT_TABLES:
         table = read_table(path)
         if label is not None and not label_needed and label not in table.columns:
             label = None
@@ -88,7 +90,8 @@ def nodes_of_table(
         )
     names = list(_row_of_name(table)) if ID in table.columns else None
     labels = None if label is None else table.labels(label)
-    return NodeTable(table.numbers(feature_names), names, labels, _parts(table))
+    called = tuple(feature_names) if table.has_header else ()
+    return NodeTable(table.numbers(feature_names), names, labels, _parts(table), called)
 
 
 def _check_no_names(table: Table, feature_names: Sequence[str]) -> None:

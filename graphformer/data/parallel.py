@@ -29,7 +29,8 @@ class ParallelText(NamedTuple):
     def report(self) -> str:
         """One sentence: how many pairs were read, and how many were dropped, and why."""
         return (
-            f"{len(self.pairs):,} pairs from {self.num_lines:,} lines; dropped "
+            f"{len(self.pairs):,} pair{'s' * (len(self.pairs) != 1)} from "
+            f"{self.num_lines:,} line{'s' * (self.num_lines != 1)}; dropped "
             f"{self.num_empty_sources:,} with an empty source and "
             f"{self.num_empty_targets:,} with an empty target"
         )

@@ -6,13 +6,14 @@ import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from graphformer.data.text_lines import read_lines
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+TEXT_TABLES = tuple(_DELIMITERS)
 _MISSING = ("nan", "none", "null", "na", "n/a")
 
 
@@ -23,11 +24,13 @@ class Table(NamedTuple):
         columns: the cells of each column, by name.
         where: where each row stands, such as "nodes.csv, line 7".
         source: the file, for errors that concern no single row.
+        has_header: whether the file names its columns, which are numbered otherwise.
     """
 
     columns: dict[str, list[str]]
     where: list[str]
     source: str
+    has_header: bool = True
 
     def column(self, name: str) -> list[str]:
         """The cells of one column.
@@ -97,8 +100,8 @@ def read_table(path: Path) -> Table:
             raise ValueError(
                 f"{place}: {len(row)} cells, but the first row has {width}; is the file truncated?"
             )
-    header = [str(column) for column in range(width)]
-    if not all(map(_is_number, rows[0])):
+    header, has_header = [str(column) for column in range(width)], _is_header(rows[0])
+    if has_header:
         header, rows, where = rows[0], rows[1:], where[1:]
     if len(set(header)) < width:
         raise ValueError(f"{path}: the header names a column twice: {', '.join(header)}")
@@ -107,14 +110,19 @@ def read_table(path: Path) -> Table:
     columns = {
         name: list(cells) for name, cells in zip(header, zip(*rows, strict=True), strict=True)
     }
-    return Table(columns, where, str(path))
+    return Table(columns, where, str(path), has_header)
+
+
+def read_header(path: Path) -> list[str]:
+    """The names of the columns of the table in a file; none where it has no header."""
+    first: list[str] = next(filter(None, _reader(path)), [])
+    cells = [cell.strip() for cell in first]
+    return cells if _is_header(cells) else []
 
 
 def _read_rows(path: Path) -> tuple[list[list[str]], list[str]]:
     """The cells of each row, and where it stands; empty lines are rows of a single column only."""
-    reader = csv.reader(
-        read_lines(path, "a table, a row a line"), delimiter=_DELIMITERS.get(suffix(path), ",")
-    )
+    reader = _reader(path)
     rows, where = [], []
     try:
         for row in reader:
@@ -127,6 +135,15 @@ def _read_rows(path: Path) -> tuple[list[list[str]], list[str]]:
         return [row or [""] for row in rows], where
     kept = [index for index, row in enumerate(rows) if row]
     return [rows[index] for index in kept], [where[index] for index in kept]
+
+
+def _reader(path: Path) -> Any:
+    lines = read_lines(path, "a table, a row a line")
+    return csv.reader(lines, delimiter=_DELIMITERS.get(suffix(path), ","))
+
+
+def _is_header(cells: Sequence[str]) -> bool:
+    return not all(map(_is_number, cells))
 
 
 def suffix(path: Path) -> str:

@@ -30,7 +30,7 @@ from graphformer.tasks.plots import where_installed
 from graphformer.tasks.progress import somebody_watches
 from graphformer.tasks.randomness import seed_everything
 from graphformer.tasks.record import summarize, write_metrics
-from graphformer.tasks.run import resume_hint
+from graphformer.tasks.run import resume_hint, seed_folders
 from graphformer.tasks.settings import Job, keep_settings
 
 RESULTS = "results.csv"
@@ -74,7 +74,8 @@ def compare(job: Job, sizes: Sizes, graphs: Graphs, timing: Timing) -> dict[str,
     device = job.device
     check(sizes, graphs, device)
     if not job.resume:
-        for table in [*job.out.glob(RESULTS), *job.out.glob(f"seed-*/{RESULTS}")]:
+        tables = [each / RESULTS for each in [job.out, *seed_folders(job.out)]]
+        for table in filter(Path.exists, tables):
             raise ValueError(f"{table} is there already: write --resume, or choose another folder")
     keep_settings(job.out, (job, sizes, graphs, timing), job.resume)
     comparison = Comparison(sizes, graphs, timing, list_points(sizes, graphs), device)

@@ -42,10 +42,12 @@ NUM_SEEDS = 3
 
 
 def demo(out: Path = Path("demo"), seed: int = 0) -> Path:
-    """Translates dates, classifies nodes and compares dense with sparse attention; reports.
+    """Reports on embedded data what the other commands do; the same command again goes on.
+
+    Dates are translated, nodes classified, dense and sparse attention compared.
 
     The report is `index.html` in `out`, beside a folder for each part. What an earlier call has
-    done there is not done again.
+    done there is not done again: after an interruption the same command goes on.
 
     Args:
         out: folder of the report.
@@ -141,7 +143,7 @@ def classify_digits(out: Path, seed: int) -> Section:
         nodes.fit(job, Source(), Network(model), NodeTraining())
         measured = read_figures(job.out)["test_accuracy"]
         accuracy[model] = measured["mean"]
-        spread = f"{percent(measured['mean'])} +- {100 * measured['std']:.1f}"
+        spread = f"{percent(measured['mean'])} ± {100 * measured['std']:.1f}"
         rows.append([model, meaning, spread])
     graph_models = [model for model in MODELS if model != "mlp"]
     gain = min(accuracy[model] for model in graph_models) - accuracy["mlp"]

@@ -56,6 +56,7 @@ def fit(job: Job, source: Source, network: Network, training: Training) -> dict[
         ValueError: a name is unknown, or settings or data make no sense.
         FileNotFoundError: a file is missing.
     """
+    job.check_unused()
     network, training = complete_settings(network, training, source.data)
     device, data = job.device, read_graph(source)
     source = source.over(data)
@@ -128,7 +129,8 @@ class Task:
         }
         settings = (self.network, self.training, self.source, data.x.shape[1], data.class_names)
         weights = learner.network.state_dict()
-        write_trained(run.out, Trained(weights, *settings, figures[validation]))
+        trained = Trained(weights, *settings, figures[validation], data.feature_names)
+        write_trained(run.out, trained)
         self.write(run.out, figures, [run.seed])
         with where_installed():
             plot_history(run.out / HISTORY, run.out / CURVES)
@@ -190,9 +192,10 @@ def predict(
         checkpoint: folder of a run of `fit`, of whose seeds the best is taken, or its best.ckpt.
         out: folder of the predictions; that of the checkpoint where left out.
         data: another graph than that of the run: the name of a data set, or a file.
-        data_dir: folder of the published files.
+        data_dir: folder of the published files, as for fit.
         features_file: one row a node, beside a file of edges.
-        label: column or attribute that holds the class in the other graph, if there is one.
+        label: column or attribute that holds the class in the other graph; left out, the one that
+            held it in training, if there is one.
         directed: keep the direction of the edges of the other graph.
 
     Returns:
@@ -208,13 +211,13 @@ def predict(
     trained = read_trained(file)
     of_file = {"features_file": features_file, "label": label, "directed": directed}
     if data is not None:
-        names = trained.source.feature_names
-        source = Source(data, data_dir, feature_names=names, **of_file)  # type: ignore[arg-type]
+        source = trained.suited(Source(data, data_dir, **of_file))  # type: ignore[arg-type]
     elif any(of_file.values()):
         given = ", ".join(f"{name}={value}" for name, value in of_file.items() if value)
         raise ValueError(f"{given} is said of another graph: name its file as well (data)")
     else:
         source = replace(trained.source, data_dir=data_dir or trained.source.data_dir)
+        source = trained.suited(source)
     graph = read_graph(source, split=False)
     trained.check_fits(graph)
     graph = graph.align_classes(trained.class_names)

@@ -179,15 +179,24 @@ def find_checkpoint(run: Run) -> Path | None:
 
 
 def check_new(out: Path) -> None:
-    """Does nothing where no run has left checkpoints in the folder `out`.
+    """Does nothing where no run has left checkpoints in the folder `out` or in those of seeds.
 
     Raises:
         ValueError: one has, and would be overwritten.
     """
-    if list_checkpoints(out / CHECKPOINTS):
-        raise ValueError(
-            f"{out} has the checkpoints of a run: resume it (resume=True), or choose another folder"
-        )
+    for folder in [out, *seed_folders(out)]:
+        if list_checkpoints(folder / CHECKPOINTS):
+            where = "" if folder == out else f" (in {folder.name})"
+            raise ValueError(
+                f"{out} has the checkpoints of a run{where}: resume it (resume=True), or choose "
+                "another folder"
+            )
+
+
+def seed_folders(out: Path) -> list[Path]:
+    """The folders of the seeds of a repeated run, in their order."""
+    found = [each for each in out.glob("seed-*") if each.name.removeprefix("seed-").isdecimal()]
+    return sorted(found, key=lambda each: int(each.name.removeprefix("seed-")))
 
 
 def announce(
@@ -216,7 +225,9 @@ def resume_hint() -> str:
     command = command_line()
     if not command.startswith(("graphformer ", "python -m graphformer ")):
         return "go on with it by the same call with resume=True"
-    return f"go on with it by: {command}" + ("" if "--resume" in command else " --resume")
+    # The demo has no such option: it always goes on.
+    goes_on = "--resume" in command or "graphformer demo" in command
+    return f"go on with it by: {command}" + ("" if goes_on else " --resume")
 
 
 def repeat(

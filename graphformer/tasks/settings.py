@@ -13,7 +13,7 @@ import yaml  # type: ignore[import-untyped]
 from graphformer.files import write_text
 from graphformer.tasks.device import Accelerator, check_accelerator, find_device
 from graphformer.tasks.record import METRICS
-from graphformer.tasks.run import check_new
+from graphformer.tasks.run import check_new, seed_folders
 
 SETTINGS = "settings.yaml"
 
@@ -50,6 +50,15 @@ class Job:
     @property
     def all_seeds(self) -> list[int]:
         return list(range(self.seed, self.seed + self.seeds))
+
+    def check_unused(self) -> None:
+        """Does nothing where the folder is free, or is to be gone on with.
+
+        Raises:
+            ValueError: a run has left its checkpoints there.
+        """
+        if not self.resume:
+            check_new(self.out)
 
     @property
     def device(self) -> torch.device:
@@ -132,15 +141,14 @@ def keep_settings(out: Path, parts: Iterable[object], resume: bool) -> None:
         ValueError: a run is resumed whose settings were others, or is there and not resumed.
     """
     settings = flatten(parts)
-    file, folders = out / SETTINGS, [out, *out.glob("seed-*")]
+    file = out / SETTINGS
     if not resume:
-        for each in folders:
-            check_new(each)
+        check_new(out)
     elif file.exists():
         before = read_settings(file)
         check_same(file, before, settings)
         if any(before.get(name) != settings.get(name) for name in _BUDGET):
-            for each in folders:
+            for each in [out, *seed_folders(out)]:
                 (each / METRICS).unlink(missing_ok=True)
     kept = {name: value for name, value in settings.items() if name != "resume"}
     write_text(file, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))

@@ -46,7 +46,9 @@ def fit(
     Raises:
         ValueError: settings make no sense, or files cannot be read.
     """
+    job.check_unused()
     shape, training = complete_settings(corpus, shape, training, job.device)
+    attending.check_fits(shape)
     text, course = read_corpus(corpus), training.course
     tokenizer = make_vocabulary(text.train, course.vocabulary)
     task = Task(text, tokenizer, shape.size, course, attending, search, job.device)
@@ -94,10 +96,11 @@ def predict(
     else:
         lines = split_lines(sys.stdin.read()) if input_file is None else read_lines(input_file)
     found = translate_known(translator, lines, search)
+    written = "".join(f"{line}\n" for line in found)
     if output_file is None:
-        print("\n".join(found))
+        print(written, end="")
     else:
-        write_text(output_file, "\n".join(found) + "\n")
+        write_text(output_file, written)
     return found
 
 

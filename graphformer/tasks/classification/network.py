@@ -11,6 +11,7 @@ from torch import nn
 
 from graphformer.data.planetoid import PLANETOID
 from graphformer.models.graph import GAT, GCN, MLP, GraphSAGE, GraphTransformer
+from graphformer.tasks.fitting import check_edges, check_score, check_width
 from graphformer.tasks.settings import check_least, check_positive, check_probabilities, fill
 
 NORMS: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
@@ -86,7 +87,9 @@ class Recipe(NamedTuple):
     training: dict[str, Any]
 
 
-GRAPH = 'edges("graph")'
+# What a topology calls the edges of the data.
+NAMED = "graph"
+GRAPH = f'edges("{NAMED}")'
 LOOPED = f"{GRAPH} | self_loops()"
 
 RECIPES = {
@@ -137,13 +140,18 @@ def complete_settings(network: Network, training: Training, data: str) -> tuple[
         data: name of the data set.
 
     Raises:
-        ValueError: the model is unknown (listing the known ones), or has no such setting.
+        ValueError: the model is unknown (listing the known ones), has no such setting, or its
+            settings do not fit each other.
     """
     if network.model not in RECIPES:
         raise ValueError(f"model {network.model!r} is unknown: known are {', '.join(RECIPES)}")
     recipe = RECIPES[network.model]
     network = fill(network, recipe.network)
     _check_settings(network, recipe)
+    if recipe.kind is GraphTransformer:
+        check_width("hidden", network.hidden or 0, network.heads or 1)
+        check_score("score", str(network.score), network.heads or 1)
+    check_edges("topology", str(network.topology), [NAMED])
     # As the papers on Planetoid do, whose features are words that a text has or has not.
     normalized = {"normalize_rows": data in PLANETOID}
     return network, fill(training, recipe.training | normalized)

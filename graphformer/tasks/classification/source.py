@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from graphformer.data.digits import digits
+from graphformer.data.edge_list import ATTRIBUTED, read_edges
 from graphformer.data.graph_data import GraphData
 from graphformer.data.graph_file import graph_file
 from graphformer.data.heterophilous import HETEROPHILOUS, heterophilous
 from graphformer.data.planetoid import PLANETOID, planetoid
 from graphformer.data.splits import Split, fraction_split, random_split
+from graphformer.data.text_table import TEXT_TABLES, read_header, suffix
 from graphformer.tasks.settings import fill
 
 DIGITS = "digits"
@@ -28,7 +30,8 @@ class Source:
     Attributes:
         data: digits (embedded), cora, citeseer, pubmed, a heterophilous graph (such as
             minesweeper), or a file: edges (.csv, .tsv, .txt) or a graph (.graphml, .gml).
-        data_dir: folder of the published files; without it they are downloaded.
+        data_dir: folder of the published files (ind.cora.x and the like, perhaps in planetoid/;
+            minesweeper.npz, perhaps in heterophilous/); without it they are downloaded.
         features_file: one row a node, beside a file of edges (.csv, .tsv, .npy, .npz).
         labels_file: one label a node, where they do not stand with the features.
         label: column or attribute that holds the class, in a file.
@@ -96,6 +99,22 @@ def read_graph(source: Source, split: bool = True) -> GraphData:
         directed=source.directed,
         fractions=FRACTIONS if split else None,
     )
+
+
+def names_in(source: Source) -> list[str]:
+    """The columns or attributes that the nodes have by name; none of arrays and without a header.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it cannot be read.
+    """
+    if source.features_file is not None:
+        is_text = suffix(source.features_file) in TEXT_TABLES
+        return read_header(source.features_file) if is_text else []
+    if suffix(Path(source.data)) not in ATTRIBUTED:
+        return []
+    nodes = read_edges(Path(source.data)).nodes
+    return [] if nodes is None else list(nodes.columns)
 
 
 def _check_no_files(source: Source) -> None:

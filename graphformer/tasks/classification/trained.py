@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from graphformer.data.graph_data import GraphData
 from graphformer.files import replacing
 from graphformer.tasks.checkpoints import find_fault, first_line
 from graphformer.tasks.classification.network import Network, Training, build_network
-from graphformer.tasks.classification.source import Source
+from graphformer.tasks.classification.source import Source, names_in
 from graphformer.tasks.settings import flatten
 
 BEST = "best.ckpt"
@@ -34,6 +35,7 @@ class Trained(NamedTuple):
         num_features: of each node.
         class_names: of each class.
         validation: the metric that these weights validated with.
+        feature_names: of each feature, in order; empty where the data did not say.
     """
 
     weights: dict[str, Tensor]
@@ -43,12 +45,38 @@ class Trained(NamedTuple):
     num_features: int
     class_names: Sequence[str]
     validation: float
+    feature_names: Sequence[str] = ()
 
     def build(self) -> nn.Module:
         """The network with its weights, in evaluation."""
         built = build_network(self.network, self.training, self.num_features, len(self.class_names))
         built.load_state_dict(self.weights)
         return built.eval()
+
+    def suited(self, source: Source) -> Source:
+        """The same, of which the features that were trained on are picked, where it names them.
+
+        A column that is named as that of the classes in training is that of the classes.
+
+        Raises:
+            ValueError: it lacks a feature by name.
+            FileNotFoundError: the file of the nodes is missing.
+        """
+        found = names_in(source)
+        label = self.source.label if self.source.label in found else None
+        source = replace(source, label=source.label or label)
+        if not found or not self.feature_names:
+            return replace(
+                source, feature_names=None if self.feature_names else self.source.feature_names
+            )
+        lacking = [name for name in self.feature_names if name not in found]
+        if lacking:
+            raise ValueError(
+                f"{source.features_file or source.data} lacks {', '.join(lacking)}: the network "
+                f"was trained with the features {', '.join(self.feature_names)}, and it has "
+                f"{', '.join(found)}; call them as in training"
+            )
+        return replace(source, feature_names=list(self.feature_names))
 
     def check_fits(self, data: GraphData) -> None:
         """Does nothing where the network can be called with this graph.
@@ -67,7 +95,8 @@ class Trained(NamedTuple):
 def write_trained(folder: Path, trained: Trained) -> None:
     """`best.ckpt` in `folder` holds it, of tensors, numbers, strings, lists and dictionaries."""
     parts = {name: flatten([getattr(trained, name)]) for name in ("network", "training", "source")}
-    stored = trained._asdict() | parts | {"class_names": list(trained.class_names)}
+    names = {name: list(getattr(trained, name)) for name in ("class_names", "feature_names")}
+    stored = trained._asdict() | parts | names
     with replacing(folder / BEST) as file:
         torch.save({_KEY: _FORMAT, "version": graphformer.__version__, **stored}, file)
 

@@ -11,6 +11,7 @@ from graphformer.tasks.comparison.drawn import DRAWN
 from graphformer.tasks.comparison.memory import machine_bytes
 from graphformer.tasks.comparison.points import Point, has_number, names_in, with_number
 from graphformer.tasks.comparison.settings import DTYPES, Graphs, Sizes
+from graphformer.tasks.fitting import check_score as check_heads
 from graphformer.tokens import sequences
 from graphformer.topology import complete
 
@@ -36,6 +37,7 @@ def check(sizes: Sizes, graphs: Graphs, device: torch.device) -> None:
 
 def check_score(sizes: Sizes, graphs: Graphs) -> None:
     """Raises why a score cannot be compared."""
+    check_heads("score", graphs.score, sizes.heads)
     score = Score.parse(graphs.score)
     dtype = DTYPES[sizes.dtype]
     x = torch.ones(FEW, sizes.heads, sizes.dim, dtype=dtype)

@@ -58,6 +58,11 @@ def read_corpus(corpus: Corpus) -> TextSplits:
         ValueError: options are missing, or files cannot be read; see the readers.
     """
     source, target = corpus.source_file, corpus.target_file
+    if corpus.data == "multi30k" and (source or target) is not None:
+        raise ValueError(
+            "there are both --data multi30k and files of your own (--source_file, --target_file): "
+            "leave one of them out"
+        )
     if source is not None and target is not None:
         text = parallel(source, target)
         print(text.report, file=sys.stderr)

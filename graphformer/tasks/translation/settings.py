@@ -11,6 +11,7 @@ import torch
 from graphformer.data.vocabulary import SMALLEST_BPE
 from graphformer.models.stack import Size
 from graphformer.tasks.device import multiplies_bfloat16
+from graphformer.tasks.fitting import check_edges, check_score, check_width
 from graphformer.tasks.run import Budget
 from graphformer.tasks.settings import check_least, check_positive, check_probabilities, fill
 
@@ -33,7 +34,7 @@ class Corpus:
 
     Attributes:
         data: "dates", the embedded German and English dates, or "multi30k".
-        data_dir: folder of Multi30k.
+        data_dir: folder of Multi30k, which has raw/train.de.gz and the like (its data/task1).
         source: language of Multi30k to translate from.
         target: language of Multi30k to translate into.
         source_file: your own text, a sentence a line; takes the place of `data`.
@@ -94,6 +95,19 @@ class Attending:
     positions: Literal["sinusoidal", "none"] = "sinusoidal"
     encoder_topology: str = "complete()"
     decoder_topology: str = "causal()"
+
+    def check_fits(self, shape: Shape) -> None:
+        """Does nothing where a model of this shape, with nothing left out, can attend so.
+
+        Raises:
+            ValueError: the heads do not fit, or a topology names edges, which sentences lack.
+        """
+        heads = shape.size.heads
+        check_width("dim", shape.size.dim, heads)
+        for name in ("score", "cross_score"):
+            check_score(name, getattr(self, name), heads)
+        for name in ("encoder_topology", "decoder_topology"):
+            check_edges(name, getattr(self, name), [])
 
 
 @dataclass(frozen=True)

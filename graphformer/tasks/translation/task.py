@@ -116,7 +116,12 @@ class Task:
         )
 
     def _translator(self) -> Translator:
-        return Translator(self.tokenizer, self.size, self.attending)
+        return Translator(self.tokenizer, self.size, self.attending, self._characters)
+
+    @cached_property
+    def _characters(self) -> str:
+        """The characters of the training text, which a vocabulary of bytes does not tell."""
+        return "".join(sorted(set().union(*(side for pair in self.text.train for side in pair))))
 
     @cached_property
     def _encoded(self) -> tuple[list[EncodedPair], list[EncodedPair]]:

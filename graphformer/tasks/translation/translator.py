@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -35,10 +36,15 @@ class Translator:
         tokenizer: the joint vocabulary.
         size: how wide and deep the model is.
         attending: who attends to whom in it, and how strongly.
+        characters: those of the training text; where left out, those that the vocabulary has, to
+            which none is unknown where it is one of bytes.
     """
 
-    def __init__(self, tokenizer: Tokenizer, size: Size, attending: Attending) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, size: Size, attending: Attending, characters: str = ""
+    ) -> None:
         self.tokenizer, self.size, self.attending = tokenizer, size, attending
+        self.characters = characters
         options = vars(attending) | {"positions": None}
         if attending.positions != "none":
             options["positions"] = attending.positions
@@ -70,7 +76,10 @@ class Translator:
         return found
 
     def unknown_characters(self, lines: list[str]) -> Counter[str]:
-        """How often each character stands in the lines of which the vocabulary knows nothing."""
+        """How often each character stands in the lines that training never showed."""
+        if self.characters:
+            known = set(self.characters)
+            return Counter(each for line in lines for each in line if each not in known)
         return Counter(
             line[start:end]
             for line, encoded in zip(lines, self.tokenizer.encode_batch(lines), strict=True)
@@ -83,7 +92,8 @@ class Translator:
         with replacing(folder / WEIGHTS) as file:
             save_model(self.model, file.name)
         vocabulary.save(self.tokenizer, folder / VOCABULARY)
-        described = {"size": asdict(self.size), "attending": asdict(self.attending)}
+        described: dict[str, Any] = {"size": asdict(self.size), "attending": asdict(self.attending)}
+        described["characters"] = self.characters
         write_json(folder / MODEL, {"format": FORMAT, **described})
 
     @classmethod
@@ -113,7 +123,12 @@ class Translator:
             )
         try:
             size, attending = Size(**settings["size"]), Attending(**settings["attending"])
-            translator = cls(vocabulary.load(folder / VOCABULARY), size, attending)
+            translator = cls(
+                vocabulary.load(folder / VOCABULARY),
+                size,
+                attending,
+                settings.get("characters", ""),
+            )
         except TypeError as error:
             raise ValueError(
                 f"{folder / MODEL} does not describe a model: {error}: train it anew"
