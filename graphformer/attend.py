@@ -183,8 +183,9 @@ def _key(
     **settings: Any,
 ) -> _Key:
     check_kinds(graph, score)
-    made_for = (part.heads for part in (score.core, *score.biases) if part.heads is not None)
-    heads = next(made_for, 1) if heads is None else heads
+    if heads is None:
+        made_for: list[Any] = [part.heads for part in (score.core, *score.biases)]
+        heads = next((number for number in made_for if number is not None), 1)
     check_made_for(heads, score)
     asked: dict[str, Any] = {
         "normalize": "softmax", "dropout": 0.0, "edge_sum": None, "backend": None,

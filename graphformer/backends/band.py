@@ -27,14 +27,16 @@ from graphformer.backends.boxes import (
 )
 from graphformer.backends.calibration import factor
 from graphformer.backends.chunks import Chunk, take
-from graphformer.backends.global_queries import attend_globally
+from graphformer.backends.global_queries import attend_globally, make_global_graph
 from graphformer.backends.request import Attended, Cost, Operands, Request
 from graphformer.backends.windows import (
+    Columns,
     Windows,
     make_windows,
     reach_of,
     sample_pair,
 )
+from graphformer.graph import TokenGraph
 from graphformer.scores import Bias
 
 # Bytes of float32 scores in a chunk: larger ones leave the caches, and come as fresh memory.
@@ -286,3 +288,7 @@ def _may_fuse(request: Request) -> bool:
 def _is_slow_in_sdpa(request: Request) -> bool:
     reach = reach_of(request.graph)
     return not isinstance(reach, str) and dense.is_slow_in_sdpa(request, reach.width)
+
+
+def _global_graph(graph: TokenGraph, columns: Columns) -> TokenGraph:
+    return graph._make("global queries", lambda: make_global_graph(graph, columns))
