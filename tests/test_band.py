@@ -241,7 +241,8 @@ def test_a_moved_graph_makes_its_own_windows() -> None:
 def test_the_planner_takes_windows_for_long_examples() -> None:
     assert gf.explain(bind(gf.window(512), (4096,)), heads=4, dim=32).name == "band"
     longformer = gf.window(512) | gf.global_tokens(2)
-    assert gf.explain(bind(longformer, (8192,)), heads=4, dim=32, training=True).name == "band"
+    costs = gf.explain(bind(longformer, (8192,)), heads=4, dim=32, training=True).candidates
+    assert costs["band"].seconds < costs["dense"].seconds
     assert gf.explain(bind(gf.window(64), (20,) * 50), heads=4, dim=32).name == "dense"
 
 

@@ -42,7 +42,7 @@ from graphformer.scores import Bias
 # Bytes of float32 scores in a chunk: larger ones leave the caches, and come as fresh memory.
 CHUNK_BYTES = 2**22
 # Rates of two CPU cores, lower than those of `dense`: blocks are small.
-FLOPS = {torch.float64: 5e10, torch.float32: 1.18e11, torch.bfloat16: 8e10}
+FLOPS = {torch.float64: 5e10, torch.float32: 1e11, torch.bfloat16: 8e10}
 BYTES = 8e9
 CALL_SECONDS = 2e-4
 MOVES = 6
