@@ -184,7 +184,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings(
 ) -> None:
     before = (runs / "settings.yaml").read_text()
     wider = replace(SMALL, hidden=9)
-    with pytest.raises(ValueError, match=r"seed-0 has the checkpoints of a run: resume it"):
+    with pytest.raises(ValueError, match=r"has the checkpoints of a run \(in seed-0\): resume it"):
         fit(job(runs, seeds=2), source, wider, SHORT)
     with pytest.raises(ValueError, match=r"hidden 8 \(now 9\): a run is resumed with the settings"):
         fit(job(runs, seeds=2, resume=True), source, wider, SHORT)
