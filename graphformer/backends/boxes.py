@@ -115,7 +115,11 @@ def attend_products(request: Request, box: Box) -> Float[Tensor, "box head row v
     # Sums and products with a mask are several times faster than filling under it.
     if request.normalize == "softmax":
         weights = weights + additive_mask(box.mask, None, weights)
-        weights = torch._safe_softmax(weights, -1) if request.may_hide_all else weights.softmax(-1)
+        weights = (
+            torch.ops.aten._safe_softmax(weights, -1)
+            if request.may_hide_all
+            else weights.softmax(-1)
+        )
     else:
         weights = weights * box.mask
     if request.normalize == "sum":

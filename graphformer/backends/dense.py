@@ -148,7 +148,9 @@ def _general(request: Request, operands: Operands) -> Attended:
     if request.normalize == "softmax":
         mask = float_mask(request)
         scores = scores if mask is None else scores + mask.to(precision)
-        weights = torch._safe_softmax(scores, -1) if request.may_hide_all else scores.softmax(-1)
+        weights = (
+            torch.ops.aten._safe_softmax(scores, -1) if request.may_hide_all else scores.softmax(-1)
+        )
     else:
         mask = _bool_mask(graph)
         weights = scores if mask is None else scores.masked_fill(~mask, 0.0)
