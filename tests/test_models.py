@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch_geometric.nn import GATConv, GCNConv, SAGEConv
 
 import graphformer as gf
+from graphformer.layers import Cache
 from graphformer.models.decode import Hypothesis, beam_search, greedy
 from graphformer.models.graph import GAT, GCN, MLP, GraphNetwork, GraphSAGE, GraphTransformer
 from graphformer.models.sequence import LanguageModel, Size, Transformer
@@ -80,11 +81,12 @@ def searched(
             if ids[-1] == END
         ]
         under_way = [one for one in candidates if one[0][-1] != END][:beam]
-        if len(finished) >= beam:
+        highest = max((score for _, score in finished), default=0.0)
+        if len(finished) >= beam and highest >= under_way[0][1] / length**penalty:
             break
     else:
         finished = finished or [(ids, total / max_length**penalty) for ids, total in under_way]
-    return sorted(finished, key=lambda one: -one[1])
+    return sorted(finished, key=lambda one: -one[1])[:beam]
 
 
 @torch.no_grad()
@@ -121,6 +123,39 @@ def test_beam_of_one_is_greedy(translator: Transformer, source: Tokens) -> None:
     found = beam_search(translator, source, beam=1, **settings)
     expected = greedy(translator, source, **settings)
     assert [best[0].ids.tolist() for best in found] == [ids.tolist() for ids in expected]
+
+
+class Sure:
+    """Counts from BEGIN to the last id, and ends; anything else, an end too, is most unlikely."""
+
+    training = False
+
+    def start(self, source: Tokens, begin: int) -> tuple[Tokens, None]:
+        return sequences([torch.tensor([begin])] * source.num_examples), None
+
+    def decode(self, tokens: Tokens, memory: None, cache: Cache) -> Tensor:
+        cache.extend(tokens)
+        return tokens.x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        table = torch.zeros(VOCABULARY, VOCABULARY)
+        table[:, END] = 2.0
+        following = [*range(VOCABULARY), END]
+        following.remove(END)
+        table[following[:-1], following[1:]] = 14.0
+        return table[hidden]
+
+
+def test_beam_waits_for_the_likeliest_sequence_though_others_have_ended(source: Tokens) -> None:
+    settings = {"begin": BEGIN, "end": END}
+    found = beam_search(Sure(), source, beam=3, **settings)
+    (counted,) = greedy(Sure(), source, **settings)[:1]
+    assert counted.tolist() == [*range(4, VOCABULARY)]
+    for hypotheses in found:
+        assert len(hypotheses) == 3
+        assert torch.equal(hypotheses[0].ids, counted)
+        assert hypotheses[0].score == pytest.approx(0.0, abs=1e-4)
+        assert hypotheses[1].score < -0.5
 
 
 def test_a_batch_is_decoded_as_each_sentence_alone(translator: Transformer, source: Tokens) -> None:

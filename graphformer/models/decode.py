@@ -83,8 +83,8 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """For each example the best sequences that a beam finds, the best first, on the CPU.
 
-    An example is done when `beam` of its sequences have ended. Where none has by `max_length`,
-    those under way are given as they are.
+    An example is done when `beam` of its sequences have ended and none under way scores better than
+    the best of them. Where none has ended by `max_length`, those under way are given as they are.
 
     Args:
         model: a `Transformer`, or a `LanguageModel`, whose prompts are the source.
@@ -100,8 +100,9 @@ def beam_search(
         ValueError: if the model is in training mode, where dropout is on, there is nothing to go on
             from, or the beam is wider than half the vocabulary.
 
-    Source: candidates, twice as many as the beam is wide, and the end of the search follow Ott et
-        al. 2019, fairseq (1904.01038).
+    Source: candidates, twice as many as the beam is wide, follow Ott et al. 2019, fairseq
+        (1904.01038). Its search ends with the `beam`-th sequence: of a model that is sure, that is
+        often before the likeliest sequence has ended.
     """
     search = _Search(model, source, begin)
     limits = _limits(max_length, source)
@@ -119,17 +120,18 @@ def beam_search(
         _collect(finished, live, ids[..., :-1], scores, ended & (torch.arange(2 * beam) < beam))
         # Stable, so that the best come first.
         rest = ended.int().argsort(dim=1, stable=True)[:, :beam]
-        totals, parents, ids = (_picked(part, rest) for part in (totals, parents, ids))
+        parts = (totals, scores, parents, ids)
+        totals, scores, parents, ids = (_picked(part, rest) for part in parts)
         over = length >= limits[live]
         none = torch.tensor([not finished[example] for example in live.tolist()])
         unfinished = (over & none).unsqueeze(1).expand_as(rest)
-        _collect(finished, live, ids, scores.gather(1, rest), unfinished)
-        done = torch.tensor([len(finished[example]) >= beam for example in live.tolist()])
-        kept = (~over & ~done).nonzero().squeeze(1)
+        _collect(finished, live, ids, scores, unfinished)
+        going = _can_improve([finished[example] for example in live.tolist()], scores, beam)
+        kept = (~over & going).nonzero().squeeze(1)
         rows = kept.unsqueeze(1) * num_parents + parents[kept]
         search.go_on(ids[kept, :, -1].flatten(), rows.flatten(), kept)
         live, totals, ids = live[kept], totals[kept], ids[kept]
-    return [sorted(found, key=lambda one: -one.score) for found in finished]
+    return [sorted(found, key=lambda one: -one.score)[:beam] for found in finished]
 
 
 class _Search:
@@ -203,6 +205,15 @@ def _collect(
     for row, candidate in which.nonzero().tolist():
         one = Hypothesis(ids[row, candidate].clone(), float(scores[row, candidate]))
         finished[int(live[row])].append(one)
+
+
+def _can_improve(
+    finished: list[list[Hypothesis]], scores: Float[Tensor, "example candidate"], beam: int
+) -> Bool[Tensor, "example"]:
+    """Where fewer than `beam` sequences have ended, or one under way scores better than those."""
+    few = torch.tensor([len(found) < beam for found in finished])
+    highest = [max((one.score for one in found), default=0.0) for found in finished]
+    return few | (scores.max(1).values > torch.tensor(highest, dtype=scores.dtype))
 
 
 def _picked(
