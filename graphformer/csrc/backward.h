@@ -55,13 +55,13 @@ template <class T> int run_backward(const gf_attention &a, Parallel parallel) {
     bool keys = a.grad_key || a.grad_key_term || a.grad_value;
     bool outside = a.grad_weights && a.normalize != GF_SCORES;
     int64_t units = num_units(a.num_queries, a.num_edges), size = p.heads * p.dim;
-    size_t kept_bytes = keys ? a.num_edges * slopes.kept_size() * sizeof(A) : 0;
+    size_t kept_bytes = keys ? a.num_edges * slopes.kept_size() * sizeof(T) : 0;
     Memory kept(kept_bytes), sums(outside ? a.num_queries * p.heads * sizeof(A) : 0);
     Memory parts(a.grad_pair_weight ? units * size * sizeof(A) : 0);
     if (!kept || !sums || !parts) return GF_NO_MEMORY;
     if (keys) {
-        gf_expect_writes(kept.get<A>(), int64_t(kept_bytes));
-        slopes.kept = kept.get<A>();
+        gf_expect_writes(kept.get<T>(), int64_t(kept_bytes));
+        slopes.kept = kept.get<T>();
     }
     if (a.grad_pair_weight) slopes.weight_parts = parts.get<A>();
     if (outside) {

@@ -86,14 +86,13 @@ template <class T> class KeyPass {
             for_heads(p_.padded, p_.padded, [&](auto padded) {
                 for (int64_t n = 0; n < num; ++n) {
                     prefetch(s_.kept + where[n + ahead < left ? n + ahead : n] * size,
-                             int(size * sizeof(A)));
-                    const A *from = s_.kept + where[n] * size;
+                             int(size * sizeof(T)));
+                    const T *from = s_.kept + where[n] * size;
                     if (s_.has_values()) {
-                        for (int64_t h = 0; h < padded; ++h) w_[n * padded + h] = from[h];
+                        widen_heads(from, w_ + n * padded, padded);
                         from += padded;
                     }
-                    if (!s_.has_slopes()) continue;
-                    for (int64_t h = 0; h < padded; ++h) dz_[n * padded + h] = from[h];
+                    if (s_.has_slopes()) widen_heads(from, dz_ + n * padded, padded);
                 }
             });
         }

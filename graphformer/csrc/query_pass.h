@@ -10,7 +10,8 @@ namespace {
 template <class T> struct Slopes {
     using A = precise<T>;
     const Problem<T> &p;
-    A *kept;          // [place][weight, gradient of the score][padded head], as far as wanted
+    // [place][weight, gradient of the score][padded head], as far as wanted; rounded as the input is.
+    T *kept;
     A *from_weights;  // [query, head]: sum of weight times its gradient from outside, or null
     A *weight_parts;  // [unit, head, dim] of the gradient of `pair_weight`, or null
 
@@ -205,14 +206,14 @@ template <class T> class QueryPass {
 
         void keep(int64_t place, int64_t num) const {
             int64_t padded = p_.padded, size = s_.kept_size();
-            for_heads(p_.heads, padded, [&](auto) {
+            for_heads(padded, padded, [&](auto count) {
                 for (int64_t n = 0; n < num; ++n) {
-                    A *to = s_.kept + (place + n) * size;
+                    T *to = s_.kept + (place + n) * size;
                     if (s_.has_values()) {
-                        memcpy(to, w_ + n * padded, padded * sizeof(A));
+                        narrow_heads(w_ + n * padded, to, count);
                         to += padded;
                     }
-                    if (s_.has_slopes()) memcpy(to, z_ + n * padded, padded * sizeof(A));
+                    if (s_.has_slopes()) narrow_heads(z_ + n * padded, to, count);
                 }
             });
         }

@@ -51,6 +51,18 @@ template <class A, class T> inline void narrow(const A *from, T *to, int64_t siz
     }
 }
 
+// The same for the numbers of all heads, of which `count` may be known to the compiler.
+template <class A, class T, class Count> inline void widen_heads(const T *from, A *to, Count count) {
+    constexpr int N = Count::known;
+    if constexpr (N > 0 && N <= WIDTH<A>) store<A, N>(to, load<A, N>(from));
+    else widen<A>(from, to, count);
+}
+template <class A, class T, class Count> inline void narrow_heads(const A *from, T *to, Count count) {
+    constexpr int N = Count::known;
+    if constexpr (N > 0 && N <= WIDTH<A>) store<A, N>(to, load<A, N>(from));
+    else narrow(from, to, count);
+}
+
 template <class A> inline void scale(A *data, A factor, int64_t size) {
     for (int64_t i = 0; i < size; ++i) data[i] *= factor;
 }
