@@ -19,16 +19,18 @@ class Figures:
     """The tables and demands of one run of a benchmark.
 
     Attributes:
-        what: what all tables have in common, such as the graph.
+        what: what the tables have in common, such as the graph.
         tables: seconds by what took them, by title, by the picture that shows them.
         demands: what was measured against a bound.
         others: further figures by name.
+        about: what the tables of a picture have in common, where it is something else.
     """
 
     what: str
     tables: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     demands: list[Demand] = field(default_factory=list)
     others: dict[str, float] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         print(f"{machine()}\n{self.what}", flush=True)
@@ -69,12 +71,12 @@ class Figures:
         write_json(out / f"{name}.json", found)
         with where_installed():
             for picture, tables in self.tables.items():
-                headline = f"{self.what}\n{machine()}"
+                headline = f"{self.about.get(picture, self.what)}\n{machine()}"
                 plot_bars(tables, headline, out / f"{name}-{picture}.svg")
 
 
 def plot_bars(tables: Mapping[str, Mapping[str, float]], headline: str, picture: Path) -> None:
-    """`picture` (.svg, .png) has a panel of bars for each table; the last bar of each, ours, is the unit."""
+    """`picture` (.svg, .png) has a panel of bars for each table, in units of the last, ours."""
     from matplotlib.figure import Figure
 
     columns = 2 if len(tables) > 1 else 1

@@ -117,7 +117,7 @@ class SparseGCN(nn.Module):
         num_nodes: number of nodes.
     """
 
-    def __init__(self, layer: nn.Module, edge_index: Tensor, num_nodes: int) -> None:
+    def __init__(self, layer: Any, edge_index: Tensor, num_nodes: int) -> None:
         super().__init__()
         self.layer = layer
         graph = gf.TokenGraph.from_edge_index(edge_index, num_nodes)

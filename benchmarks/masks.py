@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from figures import Figures
-from peers import Rule, flex, masked_sdpa, propagate, those_that_run, torch_sparse
+from peers import Rule, flex, masked_sdpa, ours, propagate, those_that_run, torch_sparse
 from timing import Run, pass_of, passes
 from torch import Tensor
 
@@ -43,13 +43,11 @@ def main() -> None:
         for density in given.densities:
             graph = draw(kind, given.tokens, density)
             for backward in (False, True):
-                title = f"{kind}, {graph.density:.2g} of all pairs, {passes(backward)}"
+                title = f"{kind}, {100 * graph.density:.2g}% of all pairs, {passes(backward)}"
                 rule = rule_of(kind, graph)
                 runs = peers(title, graph, rule, operands, backward)
-                plan = gf.plan(graph, heads=HEADS, dim=DIM, training=backward)
-                runs[f"ours, by {plan.name}"] = pass_of(
-                    lambda q, k, v, graph=graph: gf.attend(q, k, v, graph), operands, backward
-                )
+                made = gf.explain(graph, heads=HEADS, dim=DIM, training=backward)
+                runs[f"ours, by {made.name}"] = pass_of(ours(graph), operands, backward)
                 figures.compare("training" if backward else "forward", title, runs, given.rounds)
     figures.finish(given.out, "masks")
 

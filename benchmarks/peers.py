@@ -1,4 +1,4 @@
-"""What others offer for attention over few edges, as a careful user of theirs would call it.
+"""Attention over few edges: ours, and what others offer, as a careful user would call it.
 
 Each takes query, key and value [token, head, dim] and gives [token, head, dim]. Masks, indexes and
 layouts in memory are made beforehand.
@@ -17,11 +17,22 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric import nn as pyg
 
-from graphformer import TokenGraph
+from graphformer import TokenGraph, attend
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 # Whether a query (first) may attend to a key (second), of ids that broadcast.
 Rule = Callable[[Tensor, Tensor], Tensor]
+
+
+def ours(graph: TokenGraph, backend: str | None = None) -> Attention:
+    """`attend` on a graph, by this backend or by what the planner chooses."""
+
+    def run(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = attend(query, key, value, graph, backend=backend)
+        assert isinstance(out, Tensor)
+        return out
+
+    return run
 
 
 def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -94,8 +105,8 @@ def flex(rule: Rule, num_tokens: int) -> Attention:
     compiled = torch.compile(flex_attention, fullgraph=True, dynamic=False)
 
     def run(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        heads_first = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))
-        out: Tensor = compiled(*heads_first, block_mask=blocks)
+        query, key, value = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))
+        out: Tensor = compiled(query, key, value, block_mask=blocks)
         return out.squeeze(0).transpose(0, 1)
 
     return run

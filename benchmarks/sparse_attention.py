@@ -18,7 +18,7 @@ import torch
 from figures import Figures
 from graphs import power_law
 from layers import EDGE_DIM, compare_layers, compare_memory
-from peers import propagate, sdpa, torch_sparse
+from peers import ours, propagate, sdpa, torch_sparse
 from timing import pass_of, passes
 from torch import Tensor
 from torch.nn import functional as F
@@ -78,15 +78,15 @@ def compare_operator(
             "PyG propagate": pass_of(propagate(edge_index, HEADS, DIM), given, backward),
             "torch.sparse": pass_of(torch_sparse(once), given, backward),
             "gather floor": gather(graph, given),
-            "ours, bfloat16": pass_of(attend_on(graph, "sparse"), rounded, backward),
-            "ours": pass_of(attend_on(graph, "sparse"), given, backward),
+            "ours, bfloat16": pass_of(ours(graph, "sparse"), rounded, backward),
+            "ours": pass_of(ours(graph, "sparse"), given, backward),
         }
         title = f"operator, {passes(backward)}"
-        theirs, _, floor, half, ours = figures.compare("operator", title, runs, rounds).values()
-        figures.demand_least(f"{title}, PyG over ours", theirs / ours, times)
-        figures.demand(f"{title}, ours over the gather floor", ours / floor, of_floor)
+        theirs, _, floor, half, mine = figures.compare("operator", title, runs, rounds).values()
+        figures.demand_least(f"{title}, PyG over ours", theirs / mine, times)
+        figures.demand(f"{title}, ours over the gather floor", mine / floor, of_floor)
         if backward:
-            figures.demand_least(f"{title}, float32 over bfloat16", ours / half, 1.3)
+            figures.demand_least(f"{title}, float32 over bfloat16", mine / half, 1.3)
 
 
 def without_repeats(edge_index: Tensor, num_nodes: int) -> gf.TokenGraph:
@@ -107,8 +107,8 @@ def compare_small(figures: Figures, rounds: int) -> None:
     edge_index = power_law(num_nodes, 13_264)
     graph = gf.TokenGraph.from_edge_index(edge_index, num_nodes)
     once = without_repeats(edge_index, num_nodes)
-    theirs, ours = (module.TransformerConv(64, dim, heads) for module in (pyg, drop_ins))
-    ours.load_state_dict(theirs.state_dict())
+    layer, drop_in = (module.TransformerConv(64, dim, heads) for module in (pyg, drop_ins))
+    drop_in.load_state_dict(layer.state_dict())
     x = torch.randn(num_nodes, heads * dim, requires_grad=True)
     outside = torch.randn(num_nodes, heads * dim)
 
@@ -118,45 +118,36 @@ def compare_small(figures: Figures, rounds: int) -> None:
 
     given = [torch.randn(num_nodes, heads, dim) for _ in range(4)]
     size = f"{num_nodes:,} nodes, 13 k edges, {heads} heads of {dim}"
+    figures.about["small"] = size
     operators = {
         "PyG propagate": pass_of(propagate(edge_index, heads, dim), given, True),
         "torch.sparse": pass_of(torch_sparse(once), given, True),
-        "ours": pass_of(attend_on(graph, "sparse"), given, True),
+        "ours": pass_of(ours(graph, "sparse"), given, True),
     }
-    layers = {"PyG": step(theirs), "ours": step(ours)}
+    layers = {"PyG": step(layer), "ours": step(drop_in)}
     for what, runs in (("operator", operators), ("TransformerConv", layers)):
-        title = f"{size}: {what}, {passes(True)}"
+        title = f"{what}, {passes(True)}"
         found = figures.compare("small", title, runs, rounds)
         over = next(iter(found.values())) / found["ours"]
-        figures.demand_least(f"{title}, PyG over ours", over, 4)
+        figures.demand_least(f"{size}: {title}, PyG over ours", over, 4)
 
 
 def compare_complete(figures: Figures, rounds: int) -> None:
     """A complete graph, where the planner has to find what torch does best."""
     num_tokens = 512
     graph = gf.complete().bind(gf.sequences(torch.zeros(1, num_tokens, 1)))
+    figures.about["complete"] = size = f"complete graph of {num_tokens} tokens"
     for dim in (16, 64):
         for backward in (False, True):
             given = [torch.randn(num_tokens, HEADS, dim) for _ in range(4)]
-            plan = gf.plan(graph, heads=HEADS, dim=dim, training=backward)
+            made = gf.explain(graph, heads=HEADS, dim=dim, training=backward)
             runs = {
                 "SDPA and its transposes": pass_of(sdpa, given, backward),
-                f"ours, by {plan.name}": pass_of(attend_on(graph), given, backward),
+                f"ours, by {made.name}": pass_of(ours(graph), given, backward),
             }
-            title = f"complete graph of {num_tokens} tokens, 8 heads of {dim}, {passes(backward)}"
-            theirs, ours = figures.compare("complete", title, runs, rounds).values()
-            figures.demand(f"{title}, over SDPA", ours / theirs, 1.05)
-
-
-def attend_on(graph: gf.TokenGraph, backend: str | None = None) -> Callable[..., Tensor]:
-    """`attend` on a graph, by what the planner chooses or by this backend."""
-
-    def run(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        out = gf.attend(query, key, value, graph, backend=backend)
-        assert isinstance(out, Tensor)
-        return out
-
-    return run
+            title = f"{HEADS} heads of {dim}, {passes(backward)}"
+            theirs, mine = figures.compare("complete", title, runs, rounds).values()
+            figures.demand(f"{size}, {title}, over SDPA", mine / theirs, 1.05)
 
 
 if __name__ == "__main__":
