@@ -101,6 +101,7 @@ class Step:
 
     def run(self) -> None:
         """Forward, backward and the optimizer's step."""
+        self.optimizer.zero_grad()
         losses: list[Tensor] = []
         self.seconds["forward"] = seconds(lambda: losses.append(self._forward()))
         self.seconds["backward, with the second forward"] = seconds(losses[0].backward)
