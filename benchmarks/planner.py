@@ -1,11 +1,11 @@
 """How close the planner's choice comes to the fastest backend, from 0.1% to all of the pairs.
 
     python benchmarks/planner.py --out runs/planner            # about half an hour on two cores
-    python benchmarks/planner.py --densities 0.01 0.1 --out runs/few
+    python benchmarks/planner.py --densities 0.01 0.1
 
-It is `graphformer compare` on four families of graphs, with demands on what it finds. The folder
-gets all that `compare` leaves: results.csv, metrics.json, the report and plots. Given the folder of
-a run that was interrupted and --resume, it goes on.
+It is `graphformer compare` on four families of graphs, with demands on what it finds. The folder, if
+one is given, gets all that `compare` leaves: results.csv, metrics.json, the report and plots. Given
+the folder of a run that was interrupted and --resume, it goes on.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import geometric_mean
+from tempfile import TemporaryDirectory
 
 from timing import Demand, machine
 
@@ -29,7 +30,7 @@ DENSITIES = [0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for figures and plots")
+    parser.add_argument("--out", type=Path, help="folder for figures and plots")
     parser.add_argument("--resume", action="store_true", help="go on with what is in the folder")
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--families", nargs="+", default=FAMILIES)
@@ -43,13 +44,18 @@ def main() -> None:
     )
     given = parser.parse_args()
     print(machine(), flush=True)
-    compare(
-        Job(given.out, resume=given.resume, accelerator="cpu"),
-        Sizes([given.tokens], heads=8, dim=64),
-        Graphs(given.families, given.densities),
-        Timing(given.rounds, given.seconds, given.patience),
-    )
-    rows = [row for row in read_rows(given.out / RESULTS) if row.direction == TRAINING]
+    with TemporaryDirectory() as folder:
+        out = given.out or Path(folder)
+        try:
+            compare(
+                Job(out, resume=given.resume, accelerator="cpu"),
+                Sizes([given.tokens], heads=8, dim=64),
+                Graphs(given.families, given.densities),
+                Timing(given.rounds, given.seconds, given.patience),
+            )
+        except ValueError as error:
+            parser.error(str(error))
+        rows = [row for row in read_rows(out / RESULTS) if row.direction == TRAINING]
     print_points(rows)
     ratios = planner_ratios(rows)
     what = f"{TRAINING}, the planner's choice over the fastest"
