@@ -3,9 +3,9 @@
     python benchmarks/planner.py --out runs/planner            # about half an hour on two cores
     python benchmarks/planner.py --densities 0.01 0.1
 
-It is `graphformer compare` on four families of graphs, with demands on what it finds. The folder, if
-one is given, gets all that `compare` leaves: results.csv, metrics.json, the report and plots. Given
-the folder of a run that was interrupted and --resume, it goes on.
+It is `graphformer compare` on four families of graphs, with demands on what it finds: medians, in
+turns. The folder, if one is given, gets all that `compare` leaves: results.csv, metrics.json, the
+report and plots. Given the folder of a run that was interrupted and --resume, it goes on.
 """
 
 from __future__ import annotations
