@@ -78,7 +78,8 @@ def compare(
     base: str | None = None,
 ) -> dict[str, float]:
     """`medians`, printed with their ratios to `base`, or to the fastest but the last, ours."""
-    print(f"\n{title} (median of {rounds})", flush=True)
+    calls = f"{rounds}" if patience == float("inf") else f"up to {rounds}, {patience:g} s"
+    print(f"\n{title} (median of {calls})", flush=True)
     found = medians(runs, rounds, patience)
     unit = min(list(found.values())[:-1]) if base is None else found[base]
     for name, median in found.items():
