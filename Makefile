@@ -21,9 +21,11 @@ lint: .venv/.lint                ## style and types
 docs: .venv/.docs                ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-bench: .venv/.all                ## what the dense path costs over bare torch, and sparse over PyG
+bench: .venv/.all                ## beside bare torch, PyG and others, and the planner: most of an hour
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/sparse_attention.py
+	$(BIN)/python benchmarks/masks.py
+	$(BIN)/python benchmarks/planner.py
 
 kernels:                         ## the C++ kernels by themselves, under sanitizers
 	cmake -S graphformer/csrc -B build/checks -DGRAPHFORMER_CHECKS=ON

@@ -12,7 +12,16 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from timing import Demand, compare, in_fresh_process, print_machine, readable, seconds
+from timing import (
+    Demand,
+    compare,
+    in_fresh_process,
+    pass_of,
+    passes,
+    print_machine,
+    readable,
+    seconds,
+)
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -49,8 +58,7 @@ def one_example() -> list[Demand]:
                 "SDPA, [example, token, head, dim]": pass_of(bare, tokens_first, backward),
                 name: pass_of(attend_graph, flat, backward),
             }
-            passes = "forward and backward" if backward else "forward"
-            title = f"{length:,} tokens, 8 heads of 64, float32, {passes}"
+            title = f"{length:,} tokens, 8 heads of 64, float32, {passes(backward)}"
             *peers, ours = compare(title, runs, rounds).values()
             if length > 16:
                 demands.append(Demand(f"{title}, over SDPA", ours / min(peers), 1.05))
@@ -180,15 +188,6 @@ def attend_on(graph: TokenGraph, like: Tensor, training: bool) -> tuple[str, Att
         return attend(query, key, value, graph, backend="dense")
 
     return f"attend, by {way}", run
-
-
-def pass_of(attention: Attention, given: list[Tensor], backward: bool) -> Callable[[], object]:
-    """One forward of query, key and value, or one forward and the backward of the last given."""
-    *operands, grad = given
-    if not backward:
-        return torch.no_grad()(lambda: attention(*operands))
-    leaves = [x.detach().requires_grad_() for x in operands]
-    return lambda: torch.autograd.grad(attention(*leaves), leaves, grad)
 
 
 if __name__ == "__main__":

@@ -9,24 +9,34 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
+from torch import Tensor
+
+from graphformer.machine import cpu_name
 
 Run = Callable[[], object]
 
 
 class Demand(NamedTuple):
-    """Something measured, and the most that it may be."""
+    """Something measured, and the most, or the least, that it may be."""
 
     what: str
     measured: float
     limit: float
     unit: str = "x"
+    bound: Literal["at most", "at least"] = "at most"
+
+    @property
+    def is_met(self) -> bool:
+        """Whether what was measured is within its bound."""
+        below = self.measured <= self.limit
+        return below if self.bound == "at most" else self.measured >= self.limit
 
     def __str__(self) -> str:
-        met = "met   " if self.measured <= self.limit else "MISSED"
-        return f"{met} {self.what}: {self.measured:.3g} {self.unit}, at most {self.limit:g}"
+        met = "met   " if self.is_met else "MISSED"
+        return f"{met} {self.what}: {self.measured:.3g} {self.unit}, {self.bound} {self.limit:g}"
 
 
 def seconds(run: Run) -> float:
@@ -36,10 +46,17 @@ def seconds(run: Run) -> float:
     return time.perf_counter() - start
 
 
-def medians(runs: Mapping[str, Run], rounds: int) -> dict[str, float]:
+def medians(
+    runs: Mapping[str, Run], rounds: int, patience: float = float("inf")
+) -> dict[str, float]:
     """The median seconds of each run, all of them called in turns.
 
     Whatever else the machine does falls on all of them alike; who comes first changes each round.
+
+    Args:
+        runs: what is called, once before it is timed.
+        rounds: how often each is called.
+        patience: seconds after which a run is left out of further rounds.
     """
     names = list(runs)
     for name in names:
@@ -48,18 +65,40 @@ def medians(runs: Mapping[str, Run], rounds: int) -> dict[str, float]:
     for turn in range(rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            found[name].append(seconds(runs[name]))
+            if sum(found[name]) < patience:
+                found[name].append(seconds(runs[name]))
     return {name: statistics.median(found[name]) for name in names}
 
 
-def compare(title: str, runs: Mapping[str, Run], rounds: int) -> dict[str, float]:
-    """`medians`, printed with their ratios to the fastest run but the last, which is ours."""
-    print(f"\n{title} (median of {rounds})", flush=True)
-    found = medians(runs, rounds)
-    fastest = min(list(found.values())[:-1])
+def compare(
+    title: str,
+    runs: Mapping[str, Run],
+    rounds: int,
+    patience: float = float("inf"),
+    base: str | None = None,
+) -> dict[str, float]:
+    """`medians`, printed with their ratios to `base`, or to the fastest but the last, ours."""
+    calls = f"{rounds}" if patience == float("inf") else f"up to {rounds}, {patience:g} s"
+    print(f"\n{title} (median of {calls})", flush=True)
+    found = medians(runs, rounds, patience)
+    unit = min(list(found.values())[:-1]) if base is None else found[base]
     for name, median in found.items():
-        print(f"  {name:<44} {readable(median):>10} {median / fastest:>7.3f}x", flush=True)
+        print(f"  {name:<44} {readable(median):>10} {median / unit:>7.3f}x", flush=True)
     return found
+
+
+def pass_of(attention: Callable[..., Tensor], given: list[Tensor], backward: bool) -> Run:
+    """One forward of query, key and value, or one forward and the backward of the last given."""
+    *operands, grad = given
+    if not backward:
+        return torch.no_grad()(lambda: attention(*operands))
+    leaves = [x.detach().requires_grad_() for x in operands]
+    return lambda: torch.autograd.grad(attention(*leaves), leaves, grad)
+
+
+def passes(backward: bool) -> str:
+    """What is timed, in words."""
+    return "forward and backward" if backward else "forward"
 
 
 def readable(duration: float) -> str:
@@ -70,10 +109,15 @@ def readable(duration: float) -> str:
     return f"{duration * 1e6:.3g} us"
 
 
+def machine() -> str:
+    """The CPU, torch, its threads and the system."""
+    threads = torch.get_num_threads()
+    return f"{cpu_name()}, {threads} threads, torch {torch.__version__}, {platform.system()}"
+
+
 def print_machine() -> None:
     """Prints the CPU, torch, its threads, and the speed of matrix products and copies."""
-    print(f"{cpu_name()}, {torch.backends.cpu.get_cpu_capability()}", end=", ")
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.system()}")
+    print(machine())
     size = 2048
     for dtype in (torch.float32, torch.bfloat16):
         left, right, out = (torch.rand(size, size).to(dtype) for _ in range(3))
@@ -85,16 +129,6 @@ def print_machine() -> None:
     print(
         f"copies: {2 * source.nbytes / taken['copy'] / 1e9:.1f} GB/s read and written", flush=True
     )
-
-
-def cpu_name() -> str:
-    """The name by which the processor calls itself."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: object) -> tuple[Any, int]:
