@@ -20,6 +20,8 @@ HOW_TO_GET = (
 
 # `GF_INTERFACE` of attention.h.
 INTERFACE = 3
+# Bytes from which on a tensor is worth larger pages.
+LARGE = 1 << 22
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 NORMALIZE = ("softmax", "sum", "none", "scores")
@@ -110,7 +112,7 @@ def call(function: str, numbers: dict[str, Any], tensors: dict[str, Tensor | Non
 def expect_writes(tensor: Tensor) -> Tensor:
     """`tensor`, which will be written at once: where it is large, so are the pages asked for."""
     size = tensor.numel() * tensor.element_size()
-    if size >= 1 << 22:
+    if size >= LARGE:
         library().gf_expect_writes(tensor.data_ptr(), size)
     return tensor
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.nn.aggr import SumAggregation
 from torch_geometric.nn.conv import MessagePassing
-from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.utils import (
     add_self_loops,
     is_torch_sparse_tensor,
@@ -170,16 +169,6 @@ def sums(
     assert value is not None
     found = attend(query, key, value, graph, score, **asked)
     return found if isinstance(found, Attended) else Attended(found)
-
-
-def is_plain(linear: Any) -> bool:
-    """Whether a map is nothing but its weight, so that another product may take it up."""
-    return (
-        type(linear) is Linear
-        and linear.bias is None
-        and not linear._forward_hooks
-        and not linear._forward_pre_hooks
-    )
 
 
 def own_edges(edge_index: Tensor, given: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphformer.nn.drop_in import DropIn, bound, eager, is_plain, sums
+from graphformer.nn.drop_in import DropIn, bound, eager, sums
+from graphformer.nn.linear_maps import is_plain, mapped
 from graphformer.nn.looped import edge_features, ends_of, finish, with_weights
 from graphformer.nn.scores import terms
 
@@ -58,14 +59,14 @@ class GATConv(DropIn, torch_geometric.nn.GATConv):
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Values [key, head, dim], and the terms of queries and keys, [token, head, 1]."""
         size = (-1, self.heads, self.out_channels)
-        value: Tensor = (self.lin or self.lin_src)(memory).view(size)
+        value = mapped(memory, self.lin or self.lin_src)[0].view(size)
         if target is None:
             return value, None, _term(value, self.att_src)
         if target is memory and self.lin is not None:
             both = _term(value, torch.cat([self.att_dst, self.att_src]))
             query, key = both.split(self.heads, 1)
             return value, query, key
-        received = (self.lin or self.lin_dst)(target).view(size)
+        received = mapped(target, self.lin or self.lin_dst)[0].view(size)
         return value, _term(received, self.att_dst), _term(value, self.att_src)
 
     def _edge_term(self, features: Float[Tensor, "edge dim"]) -> Float[Tensor, "edge head"]:

@@ -8,6 +8,7 @@ import torch_geometric.nn
 from torch import Tensor
 
 from graphformer.nn.drop_in import DropIn, bound, eager, sums
+from graphformer.nn.linear_maps import mapped
 from graphformer.nn.looped import edge_features, ends_of, finish, with_weights
 from graphformer.nn.scores import gatv2
 
@@ -36,9 +37,7 @@ class GATv2Conv(DropIn, torch_geometric.nn.GATv2Conv):
             return super().forward(x, edge_index, edge_attr, return_attention_weights)
 
         size = (-1, self.heads, self.out_channels)
-        value: Tensor = self.lin_l(memory).view(size)
-        shared = self.share_weights and isinstance(x, Tensor)
-        query: Tensor = value if shared else self.lin_r(target).view(size)
+        query, value = (part.view(size) for part in self._project(memory, target))
         graph = bound(edge_index, ends)
         if of_edge:
             features = edge_features(self, edge_index, edge_attr, ends)
@@ -49,3 +48,13 @@ class GATv2Conv(DropIn, torch_geometric.nn.GATv2Conv):
         out, _, weights = sums((query, value, value), graph, score, **asked)
         out = finish(self, out, target)
         return out if weights is None else with_weights(out, edge_index, ends, weights)
+
+    def _project(self, memory: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and values."""
+        if target is not memory:
+            return mapped(target, self.lin_r)[0], mapped(memory, self.lin_l)[0]
+        if self.share_weights:
+            value = mapped(memory, self.lin_l)[0]
+            return value, value
+        query, value = mapped(memory, self.lin_r, self.lin_l)
+        return query, value

@@ -11,6 +11,7 @@ from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from graphformer.graph import TokenGraph
 from graphformer.nn.drop_in import DropIn, Ends, bound, eager, fits, is_ours, own_edges, sums
+from graphformer.nn.linear_maps import mapped, plus
 from graphformer.nn.memory import remembered
 from graphformer.nn.scores import given_weight
 
@@ -31,9 +32,9 @@ class GCNConv(DropIn, torch_geometric.nn.GCNConv):
         if not self._is_ours(x, edge_index, edge_weight):
             return super().forward(x, edge_index, edge_weight)
         graph = self._graph(x, edge_index, edge_weight)
-        value = self.lin(x).unsqueeze(1)
+        value = mapped(x, self.lin)[0].unsqueeze(1)
         out = sums((None, None, value), graph, given_weight(), normalize="none").out.squeeze(1)
-        return out if self.bias is None else out + self.bias
+        return out if self.bias is None else plus(out, self.bias)
 
     def _is_ours(self, x: Any, edge_index: Any, edge_weight: Any) -> bool:
         # Through a sparse matrix PyG itself takes one product.

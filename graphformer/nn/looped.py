@@ -10,6 +10,7 @@ from torch_geometric.utils import is_torch_sparse_tensor
 from torch_geometric.utils.sparse import set_sparse_value
 
 from graphformer.nn.drop_in import Ends, fits, is_ours, loops_added
+from graphformer.nn.linear_maps import plus
 
 
 def ends_of(
@@ -58,7 +59,7 @@ def finish(layer: Any, out: Tensor, target: Tensor | None) -> Tensor:
     out = out.flatten(1) if layer.concat else out.mean(1)
     if layer.res is not None and target is not None:
         out = out + layer.res(target)
-    return out if layer.bias is None else out + layer.bias
+    return out if layer.bias is None else plus(out, layer.bias)
 
 
 def with_weights(

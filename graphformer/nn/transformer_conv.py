@@ -8,7 +8,8 @@ import torch
 import torch_geometric.nn
 from torch import Tensor
 
-from graphformer.nn.drop_in import DropIn, Ends, bound, eager, fits, is_ours, is_plain, sums
+from graphformer.nn.drop_in import DropIn, Ends, bound, eager, fits, is_ours, sums
+from graphformer.nn.linear_maps import is_plain, mapped, plus
 from graphformer.nn.scores import EDGE, edge_dot
 from graphformer.scores import DotProduct
 
@@ -43,8 +44,8 @@ class TransformerConv(DropIn, torch_geometric.nn.TransformerConv):
         graph = bound(edge_index, ends)
 
         size = (-1, self.heads, self.out_channels)
-        parts = (self.lin_query(target), self.lin_key(memory), self.lin_value(memory))
-        query, key, value = (part.view(size) for part in parts)
+        projected, kept = self._project(memory, target)
+        query, key, value = (part.view(size) for part in projected)
         dropout = self.dropout if self.training else 0.0
         asked: dict[str, Any] = {"dropout": dropout, "return_weights": weighs}
         if self.lin_edge is None:
@@ -55,7 +56,8 @@ class TransformerConv(DropIn, torch_geometric.nn.TransformerConv):
             asked["edge_sum"] = EDGE
             out, summed, weights = sums((query, key, value), graph, edge_dot(weight), **asked)
             out = out + torch.einsum("qhe,hde->qhd", summed, weight)
-        out = self._finish(out.flatten(1) if self.concat else out.mean(1), target)
+        out = out.flatten(1) if self.concat else out.mean(1)
+        out = out if kept is None else self._joined(out, kept)
         return (out, (edge_index, weights)) if weighs else out
 
     def _is_ours(
@@ -70,12 +72,20 @@ class TransformerConv(DropIn, torch_geometric.nn.TransformerConv):
             return self.lin_edge is None and edge_attr is None
         return edge_attr.dim() == 2 and is_plain(self.lin_edge)
 
-    def _finish(self, out: Tensor, target: Tensor) -> Tensor:
-        """The sums, joined with what a node keeps of itself."""
-        if not self.root_weight:
-            return out
-        kept: Tensor = self.lin_skip(target)
+    def _project(self, memory: Tensor, target: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """Query, key and value, and what a node keeps of itself."""
+        of_target = [self.lin_query, self.lin_skip] if self.root_weight else [self.lin_query]
+        of_memory = [self.lin_key, self.lin_value]
+        if target is memory:
+            query, key, value, *kept = mapped(memory, of_target[0], *of_memory, *of_target[1:])
+        else:
+            query, *kept = mapped(target, *of_target)
+            key, value = mapped(memory, *of_memory)
+        return [query, key, value], kept[0] if kept else None
+
+    def _joined(self, out: Tensor, kept: Tensor) -> Tensor:
+        """The sums and what a node keeps of itself."""
         if self.lin_beta is None:
-            return out + kept
+            return plus(out, kept)
         beta = self.lin_beta(torch.cat([out, kept, out - kept], dim=-1)).sigmoid()
         return beta * kept + (1 - beta) * out
