@@ -150,7 +150,7 @@ class TokenGraph:
         edge_index: Int[Tensor, "2 edge"],
         num_queries: int,
         num_keys: int | None = None,
-        **edge_data: Float[Tensor, "edge *dim"],
+        **edge_data: Float[Tensor, "edge ..."],
     ) -> TokenGraph:
         """The graph of one example with exactly these edges, repeats included.
 

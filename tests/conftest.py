@@ -110,6 +110,15 @@ def poisoned(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 @pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Threads could add in any order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Arguments reach the function whatever their shape, so that it can refuse them itself."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

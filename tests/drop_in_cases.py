@@ -1,17 +1,16 @@
-"""What the tests of the drop-ins share: graphs of all kinds, and PyG's layers to compare with."""
+"""What the tests of the drop-ins share: PyG's layers to compare with, and how to compare."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 from unittest.mock import patch
 
 import torch
 import torch_geometric.nn as pyg
 from cases import error
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import graphformer.nn as ours
@@ -19,33 +18,9 @@ from graphformer.nn import drop_in
 
 NAMES = ("TransformerConv", "GATConv", "GATv2Conv", "GCNConv")
 IN_DIM, EDGE_DIM = 5, 3
+# Each layer without features of the edges, and with them where it takes any.
+LAYERS = [("GCNConv", False), *((name, edges) for name in NAMES[:3] for edges in (False, True))]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
-
-
-class Edges(NamedTuple):
-    """Edges between so many keys and queries, any of which may have none, or the same one twice."""
-
-    edge_index: Tensor
-    num_keys: int
-    num_queries: int
-
-
-@st.composite
-def edges(draw: st.DrawFn, bipartite: bool = False) -> Edges:
-    """Random edges, repeats and self loops among them, with or without a hub on either side."""
-    num_queries = draw(st.integers(1, 7))
-    num_keys = draw(st.integers(1, 7)) if bipartite else num_queries
-    pair = st.tuples(st.integers(0, num_keys - 1), st.integers(0, num_queries - 1))
-    pairs = draw(st.lists(pair, max_size=12))
-    if draw(st.booleans()):
-        pairs += [(key, 0) for key in range(num_keys)]
-    if draw(st.booleans()):
-        pairs += [(0, query) for query in range(num_queries)]
-    if pairs and draw(st.booleans()):
-        pairs += pairs[::2]
-    pairs = draw(st.permutations(pairs))
-    edge_index = torch.tensor(pairs, dtype=torch.int64).view(-1, 2).T
-    return Edges(edge_index.contiguous(), num_keys, num_queries)
 
 
 def draw_numbers(*size: int) -> Tensor:
@@ -66,6 +41,13 @@ def make_pair(name: str, *args: Any, **kwargs: Any) -> tuple[nn.Module, nn.Modul
     drop = getattr(ours, name)(*args, **kwargs).double()
     drop.load_state_dict(theirs.state_dict())
     return drop, theirs
+
+
+def layer_settings(name: str, with_edges: bool, heads: int = 2) -> dict[str, Any]:
+    """Heads and width of the edge features of a layer, where it knows any."""
+    if name == "GCNConv":
+        return {}
+    return {"heads": heads, "edge_dim": EDGE_DIM if with_edges else None}
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from cases import SCORES, TOPOLOGIES, make_case
@@ -15,15 +13,6 @@ from graphformer.layers import Attention, Block, FeedForward
 from graphformer.tokens import sequences
 
 WAYS = ["reference", "reference by chunks", "sdpa", "matmul", "band", "sparse", None]
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    """Threads could add in any order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=WAYS)

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from drop_in_cases import EDGE_DIM, IN_DIM, Edges, agree, draw_numbers, edges, make_pair
+from any_graph import Edges, edges
+from drop_in_cases import EDGE_DIM, IN_DIM, agree, draw_numbers, make_pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

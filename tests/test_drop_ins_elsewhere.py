@@ -1,4 +1,4 @@
-"""Drop-ins in what surrounds a layer: checkpointing, export, heterogeneous models, other dtypes."""
+"""Drop-ins in what surrounds a layer: heterogeneous models, and dtypes of 16 bits."""
 
 from __future__ import annotations
 
@@ -9,38 +9,11 @@ import torch
 import torch_geometric.nn as pyg
 from drop_in_cases import NAMES, attending, draw_numbers, make_pair
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 import graphformer as gf
 import graphformer.nn as ours
-from graphformer.backends import kernels
 
 EDGE_INDEX = torch.tensor([[0, 1, 2, 3, 3, 1], [1, 2, 0, 3, 0, 0]])
-MISSING = kernels.why_missing()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_checkpointing_replays_dropout(name: str) -> None:
-    drop, _ = make_pair(name, 8, 4, **({} if name == "GCNConv" else {"dropout": 0.5}))
-    x = draw_numbers(4, 8).requires_grad_()
-    gradients = []
-    for recomputed in (False, True):
-        torch.manual_seed(1)
-        if recomputed:
-            out = checkpoint(drop, x, EDGE_INDEX, use_reentrant=False)
-        else:
-            out = drop(x, EDGE_INDEX)
-        gradients.append(torch.autograd.grad(out.square().sum(), x)[0])
-    assert torch.equal(*gradients)
-
-
-@pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
-@pytest.mark.parametrize("name", NAMES)
-def test_gradients_of_gradients_are_refused(name: str) -> None:
-    drop, _ = make_pair(name, 8, 4)
-    x = draw_numbers(4, 8).requires_grad_()
-    with pytest.raises(RuntimeError, match="no double backward"):
-        torch.autograd.grad(drop(x, EDGE_INDEX).square().sum(), x, create_graph=True)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -53,16 +26,6 @@ def test_16_bits_give_much_the_same(name: str) -> None:
             found = copy.deepcopy(drop).to(dtype)(x.to(dtype), EDGE_INDEX)
         assert found.dtype == dtype
         assert (found.double() - expected).norm() < 2e-2 * expected.norm()
-
-
-@pytest.mark.compiled
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("name", NAMES)
-def test_an_exported_layer_runs_as_in_pyg(name: str) -> None:
-    drop, theirs = make_pair(name, 8, 4)
-    x = draw_numbers(4, 8)
-    exported = torch.export.export(drop, (x, EDGE_INDEX)).module()
-    torch.testing.assert_close(exported(x, EDGE_INDEX), theirs(x, EDGE_INDEX))
 
 
 class Net(nn.Module):

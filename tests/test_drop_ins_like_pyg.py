@@ -337,17 +337,6 @@ def test_hooks_on_messages_are_called() -> None:
         drop(torch.randn(4, 8), EDGE_INDEX)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_transforms_of_functions_run_as_in_pyg(name: str) -> None:
-    drop, theirs = make_pair(name, 8, 4)
-    x = draw_numbers(4, 8)
-
-    def loss(layer: Any) -> Callable[[Tensor], Tensor]:
-        return lambda x: layer(x, EDGE_INDEX).square().sum()
-
-    same(torch.func.grad(loss(drop))(x), torch.func.grad(loss(theirs))(x))
-
-
 def test_ids_out_of_range_are_refused() -> None:
     drop = with_numbers(ours.TransformerConv(8, 4))
     with pytest.raises(ValueError, match="query 4, but there are 4 query tokens"):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import graphformer as gf
 from graphformer.backends import executors, kernels
@@ -78,14 +79,14 @@ TRANSFORMS: dict[str, Callable[[Function, Tensor], Tensor]] = {
 }
 
 
-def attention(way: str, backend: str) -> Function:
+def attention(way: str, backend: str, dropout: float = 0.0) -> Function:
     """Self-attention of one tensor over a ragged batch."""
     _, _, topology, score, normalize = WAYS[way]
     graph = topology.bind(sequences([torch.zeros(4, 1), torch.zeros(6, 1)]))
     other = torch.randn(2, 10, 2, 4, generator=torch.Generator().manual_seed(1)).double()
 
     def attend(x: Tensor) -> Tensor:
-        out = gf.attend(x, other[0] + x, other[1], graph, score, normalize, backend=backend)
+        out = gf.attend(x, other[0] + x, other[1], graph, score, normalize, dropout, None, backend)
         assert isinstance(out, Tensor)
         return out
 
@@ -117,3 +118,26 @@ def test_transforms_agree_with_reference_or_are_refused(
         return
     expected = run(attention(way, "reference"), x)
     torch.testing.assert_close(run(attention(way, backend), x), expected)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_activation_checkpointing_replays_dropout(
+    way: str, reentrant: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, executor, *_ = WAYS[way]
+    if backend == "sparse" and kernels.why_missing():
+        pytest.skip("the kernels are not built")
+    monkeypatch.setattr(executors, "choose", lambda *_: executor)
+    # What forgets its weights has no dropout of them.
+    dropout = 0.0 if backend == "linear" else 0.5
+    attend, x = attention(way, backend, dropout), torch.randn(10, 2, 4, dtype=torch.float64)
+    results = []
+    for recomputed in (False, True):
+        torch.manual_seed(1)
+        leaf = x.clone().requires_grad_()
+        out = checkpoint(attend, leaf, use_reentrant=reentrant) if recomputed else attend(leaf)
+        out.square().sum().backward()
+        results.append([out.detach(), leaf.grad])
+    for kept, replayed in zip(*results, strict=True):
+        assert torch.equal(kept, replayed)

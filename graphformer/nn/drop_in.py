@@ -104,6 +104,8 @@ def is_transformed() -> bool:
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
         or torch._C._is_tracing()
+        # Forward mode, where a tensor has a tangent.
+        or torch.autograd.forward_ad._current_level >= 0
     )
 
 

@@ -16,7 +16,7 @@ from graphformer.nn.scores import gatv2
 class GATv2Conv(DropIn, torch_geometric.nn.GATv2Conv):
     """`torch_geometric.nn.GATv2Conv`, whose sums over q + k are never in memory.
 
-    Edge features are, once, as they enter that sum: edges x heads x dim.
+    Edge features are, as they enter that sum: edges x heads x dim, kept once for the backward.
 
     Source: Brody et al. 2022 (2105.14491), equation 7.
     """
