@@ -217,8 +217,8 @@ def test_best_weights_are_those_of_the_first_of_the_best_validations(
     train(learner, loader(), loader(max_tokens=40), run, callbacks=[best])
     assert learner.epoch == 3
     best.restore(learner)
-    assert learner.epoch == best.epoch == epoch
-    assert best.values["validation_loss"] == values[epoch - 1]
+    assert learner.epoch == best.best.epoch == epoch
+    assert best.best.values["validation_loss"] == values[epoch - 1]
 
 
 def test_training_that_measures_no_number_says_so(source: Source, tmp_path: Path) -> None:

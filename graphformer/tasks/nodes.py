@@ -121,9 +121,9 @@ class Task:
         figures = {
             f"test_{metric}": test_value.item(),
             "test_loss": test_loss.item(),
-            validation: best.values[validation],
-            "validation_loss": best.values["validation_loss"],
-            "best_epoch": best.epoch,
+            validation: best.best.values[validation],
+            "validation_loss": best.best.values["validation_loss"],
+            "best_epoch": best.best.epoch,
             "epochs": measured["steps"],
             "seconds": measured["seconds"],
         }
