@@ -160,8 +160,10 @@ def validate(learner: Learner, batches: Loader, run: Run) -> dict[str, float]:
     return {name: value.item() for name, value in trainer.callback_metrics.items()}
 
 
-def is_first_process() -> bool:
+def is_first_process(machine: Machine) -> bool:
     """Whether this process writes files and prints, of those that share a training."""
+    if (machine.devices, machine.num_nodes) == (1, 1):
+        return True  # whatever a cluster calls it
     node = int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0")))
     return rank_zero_only.rank == 0 and node == 0
 

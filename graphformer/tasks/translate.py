@@ -66,13 +66,13 @@ def fit(
     task = Task(text, tokenizer, shape.size, course, attending, search, job.device)
     task.check()
     parts = (corpus, shape, attending, training, search, job, devices)
-    if is_first_process():
+    if is_first_process(machine):
         keep_settings(job.out, parts, job.resume)
     run = Run(job.out, course.budget, job.seed, job.resume, machine=machine, name="translator")
     if job.seeds == 1:
         return dict(task.perform(run))
     summary = repeat(task.perform, run, job.all_seeds)
-    if not is_first_process():
+    if not is_first_process(machine):
         return dict(summary)
     task.write(job.out, summary, job.all_seeds)
     for name in ("bleu", "chrf", "exact_match"):

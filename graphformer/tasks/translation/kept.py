@@ -11,10 +11,11 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EarlyStopping
 
+from graphformer.files import UNFINISHED
 from graphformer.tasks.average import AverageWeights
 from graphformer.tasks.best import BestWeights, Validated
 from graphformer.tasks.loader import Loader
-from graphformer.tasks.run import Run, validate
+from graphformer.tasks.run import Run, is_first_process, validate
 from graphformer.tasks.translation.learner import TranslationLearner
 from graphformer.tasks.translation.settings import Course
 from graphformer.tasks.translation.translator import Translator
@@ -22,7 +23,7 @@ from graphformer.tasks.weights import with_weights
 
 BEST = "best"
 BLEU = "validation_bleu"
-_NAME = re.compile(r"bleu-\d+\.\d\d-epoch-\d+")
+_NAME = re.compile(rf"bleu-\d+\.\d\d-epoch-\d+({re.escape(UNFINISHED)})?")
 
 
 class KeptWeights:
@@ -59,9 +60,10 @@ class KeptWeights:
         Returns:
             What their validation measured, where they are not those of the end.
         """
-        if self.stopping is not None and self.stopping.stopped_epoch:
+        stopped = self.stopping is not None and self.stopping.stopped_epoch
+        if stopped and is_first_process(run.machine):
             print(
-                f"stopped after epoch {self.stopping.stopped_epoch + 1}: no better BLEU in "
+                f"stopped after epoch {stopped + 1}: no better BLEU in "
                 f"{self.course.patience} validations",
                 file=sys.stderr,
             )
@@ -81,8 +83,10 @@ class KeptWeights:
         for name in there - named.keys():
             shutil.rmtree(self.folder / name)
         for name in named.keys() - there:
+            unfinished = self.folder / f"{name}{UNFINISHED}"
             with with_weights(learner, named[name].weights):
-                self.translator.save(self.folder / name)
+                self.translator.save(unfinished)
+            unfinished.rename(self.folder / name)
 
 
 def name_of(each: Validated) -> str:

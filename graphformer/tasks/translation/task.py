@@ -87,7 +87,7 @@ class Task:
             gradient_clip_val=course.clip or None,
         )
         measured |= kept.choose(learner, validation, run)
-        if not is_first_process():
+        if not is_first_process(run.machine):
             return measured
         translator.save(run.out)
         with where_installed():
