@@ -113,17 +113,18 @@ class Task:
         seed_everything(run.seed)
         learner = NodeClassifier(self._build(), self.nodes, split, self.training, metric)
         validation = f"validation_{metric}"
-        best = BestWeights(lambda values: (values[validation], -values["validation_loss"]))
-        measured = train(learner, whole_graph(), whole_graph(), run, callbacks=[best])
-        best.restore(learner)
+        kept = BestWeights(lambda values: (values[validation], -values["validation_loss"]))
+        measured = train(learner, whole_graph(), whole_graph(), run, callbacks=[kept])
+        kept.restore(learner)
+        best = kept.best
         logits = classify(learner)
         test_loss, test_value = learner.measure(logits, learner.parts[2])
         figures = {
             f"test_{metric}": test_value.item(),
             "test_loss": test_loss.item(),
-            validation: best.best.values[validation],
-            "validation_loss": best.best.values["validation_loss"],
-            "best_epoch": best.best.epoch,
+            validation: best.values[validation],
+            "validation_loss": best.values["validation_loss"],
+            "best_epoch": best.epoch,
             "epochs": measured["steps"],
             "seconds": measured["seconds"],
         }
