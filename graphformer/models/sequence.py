@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from graphformer.graph import TokenGraph
 from graphformer.layers import Cache
+from graphformer.layers.cache import join
 from graphformer.models.stack import (
     Size,
     as_topology,
@@ -136,10 +137,11 @@ class Transformer(nn.Module):
             cache: what was decoded before.
         """
         if cache is not None:
-            target = cache.extend(target)
-            graph = self.decoder_topology.bind(target, cache.tokens)
+            target = cache.extend(target, self.decoder_topology)
+            graph = cache.bind(self.decoder_topology, target)
+            cross = cache.bind_memory(target, memory)
         graph = graph or self.decoder_topology.bind(target)
-        cross = cross or complete().bind(_grouped(target, memory.num_examples), memory)
+        cross = cross or complete().bind(join(target, memory.num_examples), memory)
         x = self.target(target)
         for block in self.decoder:
             x = block(x, graph, memory.x, cross, cache)
@@ -214,8 +216,8 @@ class LanguageModel(nn.Module):
             cache: what was decoded before.
         """
         if cache is not None:
-            tokens = cache.extend(tokens)
-            graph = self.topology.bind(tokens, cache.tokens)
+            tokens = cache.extend(tokens, self.topology)
+            graph = cache.bind(self.topology, tokens)
         graph = graph or self.topology.bind(tokens)
         x = self.embedding(tokens)
         for block in self.blocks:
@@ -234,19 +236,6 @@ class LanguageModel(nn.Module):
     def start(self, source: Tokens, begin: int | None = None) -> tuple[Tokens, None]:
         """The prompts themselves, and no memory: where a search starts."""
         return source, None
-
-
-def _grouped(target: Tokens, num_groups: int) -> Tokens:
-    """The same tokens, with as many examples one after another joined as make `num_groups`."""
-    count = target.num_examples // num_groups
-    if count * num_groups != target.num_examples:
-        raise ValueError(
-            f"{target.num_examples} target sequences cannot share {num_groups} sources evenly; "
-            "give each source as many"
-        )
-    if count == 1:
-        return target
-    return target._replace(ptr=target.ptr[::count], lengths=target.lengths.view(-1, count).sum(1))
 
 
 def _one_each(source: Tokens, begin: int) -> Tokens:
