@@ -44,6 +44,7 @@ class Cache:
         self._slots = torch.empty(0, dtype=torch.int64, device=device)
         self._own: dict[nn.Module, Parts] = {}
         self._memory: dict[nn.Module, Parts] = {}
+        self._states: dict[nn.Module, Parts] = {}
 
     @property
     def num_examples(self) -> int:
@@ -101,6 +102,19 @@ class Cache:
             self._memory[layer] = make()
         return self._memory[layer]
 
+    def recall(self, layer: nn.Module) -> Parts | None:
+        """What `layer` kept last, or None in its first step."""
+        return self._states.get(layer)
+
+    def keep(self, layer: nn.Module, state: Parts) -> None:
+        """Keeps what `layer` goes on from in the next step, in place of what it kept before.
+
+        Args:
+            layer: whose state it is.
+            state: the same few numbers an example, however long it is: [example, ...] each.
+        """
+        self._states[layer] = state
+
     def select(self, index: Int[Tensor, "chosen"]) -> None:
         """Goes on with these examples, in this order: drops, reorders and repeats them.
 
@@ -111,6 +125,7 @@ class Cache:
         self.lengths = self.lengths[index.cpu()]
         self._at = self._at.index_select(0, index)
         self._own = _rows_of_all(self._own, index)
+        self._states = _rows_of_all(self._states, index)
 
     def select_memory(self, rows: Int[Tensor, "key"]) -> None:
         """Goes on with these tokens of the memory, when it was cut to fewer examples.
