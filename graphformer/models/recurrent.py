@@ -48,8 +48,8 @@ class AttentionalLSTM(Pretrained):
     Args:
         vocabulary: number of ids; one table of vectors then serves source, target and output. Of a
             pair (source, target) there are three tables.
-        size: how wide and deep: `dim` is the width of the vectors, `hidden` that of the LSTMs, which
-            both directions share in the encoder.
+        size: how wide and deep: `dim` is the width of the vectors, `hidden` that of the LSTMs,
+            which both directions share in the encoder.
         cross_score: how strongly the state of the decoder attends to a source token, or its
             notation; `Bahdanau(heads)` where left out.
 
