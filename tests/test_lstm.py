@@ -91,6 +91,9 @@ def test_the_graph_is_bound_once_for_all_tokens(
     monkeypatch.setattr(TokenGraph, "bind", spy)
     model(source, sequences(random_ids((7, 2, 1, 4))))
     (graph,) = bound
+    again = model(source, sequences(random_ids((7, 2, 1, 4))), graph)
+    assert len(again) == 14
+    assert len(bound) == 1, "what was made ahead is not made again"
     assert graph.queries.lengths.tolist() == [1, 1, 1, 1], "one query an example"
     assert graph.num_edges == source.num_tokens
 

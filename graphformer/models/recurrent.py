@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from graphformer.attend import attend
 from graphformer.dropout import Dropout
 from graphformer.graph import TokenGraph
-from graphformer.layers import Cache
+from graphformer.layers.cache import Cache, Parts
 from graphformer.models.pretrained import Pretrained
 from graphformer.models.settings import described
 from graphformer.models.stack import (
@@ -93,13 +93,23 @@ class AttentionalLSTM(Pretrained):
         self.output = nn.Linear(dim + 2 * hidden, dim)
         self.dropout = Dropout(size.dropout)
 
-    def forward(self, source: Tokens, target: Tokens) -> Float[Tensor, "token vocabulary"]:
+    def forward(
+        self, source: Tokens, target: Tokens, graph: TokenGraph | None = None
+    ) -> Float[Tensor, "token vocabulary"]:
         """Logits of the token that follows each target token."""
-        return self.logits(self.hidden(source, target))
+        return self.logits(self.hidden(source, target, graph))
 
-    def hidden(self, source: Tokens, target: Tokens) -> Float[Tensor, "token dim"]:
+    def hidden(
+        self, source: Tokens, target: Tokens, graph: TokenGraph | None = None
+    ) -> Float[Tensor, "token dim"]:
         """What `logits` maps to logits: few numbers a token where the vocabulary is large."""
-        return self.decode(target, self.encode(source))
+        return self.decode(target, self.encode(source), graph)
+
+    # What is bound is nobody's business but `hidden`'s: for a Transformer it is three graphs.
+    def bind(self, source: Tokens, target: Tokens) -> Any:
+        """The graph of a batch, for who makes it ahead."""
+        count = sequences_per_source(target.num_examples, source.num_examples)
+        return one_query_each(source, count)
 
     def encode(self, source: Tokens) -> Tokens:
         """The source tokens as the decoder reads them, forward and backward.
@@ -120,7 +130,11 @@ class AttentionalLSTM(Pretrained):
         return source.with_x(read.data.index_select(0, back))
 
     def decode(
-        self, target: Tokens, memory: Tokens, cache: Cache | None = None
+        self,
+        target: Tokens,
+        memory: Tokens,
+        graph: TokenGraph | None = None,
+        cache: Cache | None = None,
     ) -> Float[Tensor, "token dim"]:
         """What `logits` maps to logits, for target tokens that attend to a memory.
 
@@ -128,16 +142,17 @@ class AttentionalLSTM(Pretrained):
             target: ids of all target tokens so far, or with a cache of the new ones.
             memory: the encoded source. With a cache it may have fewer examples: each then serves as
                 many of the target's, one after another.
+            graph: the sources that each sequence attends to; bound here where left out.
             cache: what was decoded before.
         """
         if cache is not None:
             target = cache.extend(target)
         count = sequences_per_source(target.num_examples, memory.num_examples)
-        graph = one_query_each(memory, count)
+        graph = graph or one_query_each(memory, count)
         hidden = self._recall(memory, count, cache)
         key = self._keys(memory, cache)
         words, there = target.with_x(self.target(target)).padded()
-        whole = bool(there.all())
+        whole = bool((target.lengths == target.lengths[0]).all())
         outputs = []
         for step in range(words.shape[1]):
             context = self._attend(hidden, key, memory, graph)
@@ -148,7 +163,9 @@ class AttentionalLSTM(Pretrained):
             hidden = _where(there[:, step], moved, hidden) if keeps else moved
         if cache is not None:
             cache.keep(self, hidden)
-        rows = there.flatten().nonzero().squeeze(1)
+        example = target.layout.example
+        rows = torch.arange(len(example)).to(example) - target.ptr[example]
+        rows = rows + example * words.shape[1]
         out = torch.stack(outputs, 1).flatten(0, 1).index_select(0, rows)
         return self.dropout(torch.tanh(self.output(self.dropout(out))))
 
@@ -169,7 +186,7 @@ class AttentionalLSTM(Pretrained):
         """What the decoder kept; at first, a function of the source read backward to its start."""
         kept = None if cache is None else cache.recall(self)
         if kept is not None:
-            return Hidden(*kept)  # type: ignore[arg-type]
+            return Hidden(*kept)
         starts = memory.x.index_select(0, memory.ptr[:-1])
         backward = starts[:, starts.shape[1] // 2 :]
         state = torch.tanh(self.first(backward)).unflatten(1, (len(self.writer), -1))
@@ -177,7 +194,7 @@ class AttentionalLSTM(Pretrained):
         return Hidden(state, torch.zeros_like(state))
 
     def _keys(self, memory: Tokens, cache: Cache | None) -> Float[Tensor, "token head dim"]:
-        def make() -> tuple[Tensor]:
+        def make() -> Parts:
             return (self.key(memory.x).unflatten(1, (self.heads, -1)),)
 
         (key,) = make() if cache is None else cache.once(self, make)
