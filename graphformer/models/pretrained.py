@@ -179,10 +179,9 @@ def load_model(saved: Saved, kind: type[Model], **settings: Any) -> Model:
     try:
         tensors = load(saved.read(WEIGHTS))
         load_tensors(model, tensors)
-    except (SafetensorError, RuntimeError, LookupError) as error:
-        first = str(error).strip().split("\n")[0]
+    except (SafetensorError, LookupError) as error:
         raise ValueError(
-            f"{saved.folder / WEIGHTS} does not fit the model that {CONFIG} describes: {first}; "
+            f"{saved.folder / WEIGHTS} does not fit the model that {CONFIG} describes: {error}; "
             "save the model anew, or load it with the settings that it was trained with"
         ) from error
     return model.eval()
@@ -218,14 +217,16 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Gives the model these weights, each in the precision that it was saved in.
 
     Raises:
-        LookupError: some are missing, or have no place.
-        RuntimeError: some have another shape.
+        LookupError: some are missing, have no place, or have another shape.
     """
     places = once_each(model)
     for what, names in (("lacks", places.keys() - tensors), ("has also", tensors.keys() - places)):
         if names:
             raise LookupError(f"it {what} {', '.join(sorted(names)[:3])}")
     for name, tensor in tensors.items():
+        if tensor.shape != places[name].shape:
+            needed = list(places[name].shape)
+            raise LookupError(f"its {name} is {list(tensor.shape)}, and is to be {needed}")
         places[name].data = places[name].data.to(tensor.dtype)
     model.load_state_dict(tensors, strict=False)
 
