@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from graphformer.graph import Side
+from graphformer.layout import Layout
 from graphformer.tokens import Tokens
 
 # Where an empty slot stands: after every query, so that no causal rule lets it be heard.
@@ -45,6 +46,7 @@ class Cache:
         self._own: dict[nn.Module, Parts] = {}
         self._memory: dict[nn.Module, Parts] = {}
         self._states: dict[nn.Module, Parts] = {}
+        self._new: Tokens | None = None
 
     @property
     def num_examples(self) -> int:
@@ -63,6 +65,12 @@ class Cache:
         at = self._at.flatten()
         return Tokens(at, ptr, at.unsqueeze(1), torch.full((size,), capacity))
 
+    @property
+    def new(self) -> Layout:
+        """Where the tokens announced last stand, those of each sequence by themselves."""
+        assert self._new is not None, "a step first announces its tokens"
+        return self._new.layout
+
     def extend(self, new: Tokens) -> Tokens:
         """The same tokens at the positions that follow what is remembered.
 
@@ -79,7 +87,8 @@ class Cache:
         self._reserve(int(self.lengths.max()))
         self._slots = _example(new) * self.capacity + at
         self._at.view(-1)[self._slots] = at
-        return new._replace(at=at.unsqueeze(1))
+        self._new = new._replace(at=at.unsqueeze(1))
+        return self._new
 
     def append(self, layer: nn.Module, new: Parts) -> Parts:
         """All that `layer` remembers, flat [example * slot, ...], with that of the new tokens.
@@ -111,7 +120,7 @@ class Cache:
 
         Args:
             layer: whose state it is.
-            state: the same few numbers an example, however long it is: [example, ...] each.
+            state: the same few numbers a sequence, however long it is: [sequence, ...] each.
         """
         self._states[layer] = state
 

@@ -119,9 +119,9 @@ class ConvFeedForward(nn.Module):
                 "ConvFeedForward reads neighbors in the sequence, and the queries of a bipartite "
                 "graph may lack theirs; pass the cache that has them, or write FeedForward"
             )
-        hidden = self._convolve(self.expand, x, graph.queries, cache)
-        hidden = self.dropout(self.activation(hidden))
-        return self._convolve(self.contract, hidden, graph.queries, cache)
+        layout = graph.queries if cache is None else cache.new
+        hidden = self.dropout(self.activation(self._convolve(self.expand, x, layout, cache)))
+        return self._convolve(self.contract, hidden, layout, cache)
 
     def _convolve(
         self,
