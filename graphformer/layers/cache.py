@@ -51,6 +51,8 @@ class Cache:
         self._new_sequences = self._new_slots
         self._own: dict[nn.Module, Parts] = {}
         self._memory: dict[nn.Module, Parts] = {}
+        self._states: dict[nn.Module, Parts] = {}
+        self._new: Tokens | None = None
         self._cross: TokenGraph | None = None
 
     @property
@@ -79,6 +81,12 @@ class Cache:
         ptr = torch.arange(size + 1, device=at.device) * capacity
         return Tokens(at, ptr, at.unsqueeze(1), torch.full((size,), capacity))
 
+    @property
+    def new(self) -> Layout:
+        """Where the tokens announced last stand, those of each sequence by themselves."""
+        assert self._new is not None, "a step first announces its tokens"
+        return self._new.layout
+
     def extend(self, new: Tokens, topology: Topology | None = None) -> Tokens:
         """The same tokens at the positions that follow what is remembered.
 
@@ -99,7 +107,8 @@ class Cache:
         if more:
             self._own = _with_all(self._own, lambda part: _longer(part, more))
         self._new_slots, at, self._new_sequences = self._slots.place(new)
-        return new._replace(at=at.unsqueeze(1))
+        self._new = new._replace(at=at.unsqueeze(1))
+        return self._new
 
     def bind(self, topology: Topology, new: Tokens) -> TokenGraph:
         """The graph of the tokens announced last to all that their sequences are made of.
@@ -161,13 +170,30 @@ class Cache:
             self._memory[layer] = make()
         return self._memory[layer]
 
+    def recall(self, layer: nn.Module) -> Parts | None:
+        """What `layer` kept last, or None in its first step."""
+        return self._states.get(layer)
+
+    def keep(self, layer: nn.Module, state: Parts) -> None:
+        """Keeps what `layer` goes on from in the next step, in place of what it kept before.
+
+        Args:
+            layer: whose state it is.
+            state: the same few numbers a sequence, however long it is: [sequence, ...] each.
+        """
+        self._states[layer] = state
+
     def fork(self, parents: Int[Tensor, "example sequence"]) -> None:
         """Goes on with these sequences of each example, in this order: drops and repeats them.
 
         Args:
             parents: for each sequence from now on, which of its example it goes on from.
         """
-        self._slots.fork(parents.to(self._new_slots.device))
+        parents = parents.to(self._new_slots.device)
+        sequence = torch.arange(self.num_examples, device=parents.device).unsqueeze(1)
+        sequence = (sequence * self.num_sequences + parents).flatten()
+        self._states = _with_all(self._states, lambda part: part.index_select(0, sequence))
+        self._slots.fork(parents)
 
     def select(self, index: Int[Tensor, "chosen"]) -> None:
         """Goes on with these examples, in this order: drops, reorders and repeats them.
@@ -176,6 +202,9 @@ class Cache:
             index: numbers of examples.
         """
         index = index.to(self._new_slots.device)
+        count = torch.arange(self.num_sequences, device=index.device)
+        sequence = (index.unsqueeze(1) * self.num_sequences + count).flatten()
+        self._states = _with_all(self._states, lambda part: part.index_select(0, sequence))
         self._slots.select(index)
         self._own = _with_all(self._own, lambda part: part.index_select(0, index))
 
@@ -237,18 +266,24 @@ _UNKNOWN_DEGREE = (
 )
 
 
-def join(tokens: Tokens, num_groups: int) -> Tokens:
-    """The same tokens, with as many examples one after another joined as make `num_groups`.
+def sequences_per_source(num_sequences: int, num_sources: int) -> int:
+    """How many target sequences each source serves, one after another.
 
     Raises:
-        ValueError: if they cannot be shared evenly.
+        ValueError: if not all serve as many.
     """
-    count = tokens.num_examples // num_groups
-    if count * num_groups != tokens.num_examples:
+    count = num_sequences // num_sources
+    if count * num_sources != num_sequences:
         raise ValueError(
-            f"{tokens.num_examples} target sequences cannot share {num_groups} sources evenly; "
+            f"{num_sequences} target sequences cannot share {num_sources} sources evenly; "
             "give each source as many"
         )
+    return count
+
+
+def join(tokens: Tokens, num_groups: int) -> Tokens:
+    """The same tokens, with as many examples one after another joined as make `num_groups`."""
+    count = sequences_per_source(tokens.num_examples, num_groups)
     if count == 1:
         return tokens
     return tokens._replace(ptr=tokens.ptr[::count], lengths=tokens.lengths.view(-1, count).sum(1))

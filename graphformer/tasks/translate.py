@@ -13,13 +13,13 @@ from graphformer.files import write_text
 from graphformer.tasks.record import write_metrics
 from graphformer.tasks.run import Machine, Run, repeat
 from graphformer.tasks.settings import Job, check_folder, keep_settings
+from graphformer.tasks.translation.attending import Attending
 from graphformer.tasks.translation.corpus import (
     make_vocabulary,
     read_corpus,
 )
 from graphformer.tasks.translation.scores import Quality, measure, signature
 from graphformer.tasks.translation.settings import (
-    Attending,
     Corpus,
     Search,
     Shape,
@@ -48,7 +48,8 @@ def fit(
     """
     job.check_unused()
     shape, training = complete_settings(corpus, shape, training, job.device)
-    attending.check_fits(shape)
+    attending = attending.completed(shape.size)
+    attending.check_fits(shape.size)
     text, course = read_corpus(corpus), training.course
     tokenizer = make_vocabulary(text.train, course.vocabulary)
     task = Task(text, tokenizer, shape.size, course, attending, search, job.device)
@@ -90,7 +91,7 @@ def predict(
         raise ValueError("there are both --text and --input_file: leave one of them out")
     if output_file is not None and output_file.is_dir():
         raise ValueError(f"output_file is {output_file}, which is a folder: write a file")
-    translator = Translator.load(checkpoint)
+    translator = Translator.from_pretrained(checkpoint)
     if text is not None:
         lines = [text]
     else:
@@ -136,7 +137,7 @@ def score(
     if hypothesis_file is not None:
         found, how = read_lines(hypothesis_file), f"translations of {hypothesis_file}"
     elif checkpoint is not None and source_file is not None:
-        translator, lines = Translator.load(checkpoint), read_lines(source_file)
+        translator, lines = Translator.from_pretrained(checkpoint), read_lines(source_file)
         found = translate_known(translator, lines, search)
         how = f"{checkpoint}, beam {search.beam}, length penalty {search.length_penalty:g}"
     else:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch.optim import Optimizer
 
-from graphformer.models.sequence import Transformer
 from graphformer.tasks.cross_entropy import summed_cross_entropy
 from graphformer.tasks.learner import Learner, SummedLoss
 from graphformer.tasks.optimizers import fused_optimizer
+from graphformer.tasks.translation.attending import Translating
 from graphformer.tasks.translation.corpus import PairBatch
 from graphformer.tasks.translation.scores import measure
 from graphformer.tasks.translation.translator import Translator
@@ -33,7 +33,7 @@ class TranslationLearner(Learner):
         samples: list[tuple[str, str]],
     ) -> None:
         super().__init__()
-        self.model: Transformer = translator.model
+        self.model: Translating = translator.model
         self.translator = translator
         self.learning_rate = learning_rate
         self.label_smoothing = label_smoothing

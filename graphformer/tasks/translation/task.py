@@ -20,10 +20,11 @@ from graphformer.tasks.randomness import seed_everything
 from graphformer.tasks.record import write_metrics
 from graphformer.tasks.run import HISTORY, Run, train
 from graphformer.tasks.schedule import RiseAndFall
+from graphformer.tasks.translation.attending import Attending
 from graphformer.tasks.translation.corpus import EncodedPair, encode_pairs, make_loader
 from graphformer.tasks.translation.learner import TranslationLearner
 from graphformer.tasks.translation.scores import Quality, measure, signature
-from graphformer.tasks.translation.settings import Attending, Course, Search
+from graphformer.tasks.translation.settings import Course, Search
 from graphformer.tasks.translation.translator import Translator
 
 NUM_WATCHED = 100
@@ -76,7 +77,7 @@ class Task:
         batches, validation = self._load(run.seed)
         rate = RiseAndFall(course.learning_rate, course.warmup)
         measured = train(learner, batches, validation, run, callbacks=[rate])
-        translator.save(run.out)
+        translator.save_pretrained(run.out)
         with where_installed():
             plot_history(run.out / HISTORY, run.out / CURVES)
         quality = self.test(translator, run.out)
@@ -116,7 +117,8 @@ class Task:
         )
 
     def _translator(self) -> Translator:
-        return Translator(self.tokenizer, self.size, self.attending, self._characters)
+        model = self.attending.make_model(self.tokenizer.get_vocab_size(), self.size)
+        return Translator(model, self.tokenizer, self._characters)
 
     @cached_property
     def _characters(self) -> str:
