@@ -13,7 +13,7 @@ from graphformer.tasks.translation.bootstrap import resample
 from graphformer.tasks.translation.scores import measure
 from graphformer.tasks.translation.wanted import Scoring
 
-WORDS = [
+WORDS = ["a", "dog", "runs", "over", "the", "green", "field", "and", "two", "men", "look"]
     "a",
     "dog",
     "runs",

@@ -10,11 +10,18 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol, runtime_checkable
 
 # What is read at once, in bytes: some thousand lines, of which those of like length are translated
 # together. A pipe gives what it has, be it less.
 AT_ONCE = 2**18
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """What gives bytes as they come."""
+
+    def read1(self, size: int, /) -> bytes: ...
 
 
 class Lines:
@@ -52,7 +59,7 @@ class Lines:
                 number += len(chunk)
 
     @contextmanager
-    def _open(self) -> Iterator[BinaryIO]:
+    def _open(self) -> Iterator[Stream]:
         if self.path is None:
             # What tests, and programs that embed this one, put there may have no bytes below.
             raw = getattr(sys.stdin, "buffer", None)
@@ -62,7 +69,7 @@ class Lines:
             with (
                 gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb") as file
             ):
-                yield file  # type: ignore[misc]
+                yield file
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(
                 f"{self.path} is truncated or not gzip ({error}); copy or download it again"
@@ -83,10 +90,10 @@ class Lines:
             return ""
 
 
-def whole_lines(stream: BinaryIO) -> Iterator[list[bytes]]:
+def whole_lines(stream: Stream) -> Iterator[list[bytes]]:
     """The lines of a stream without their ends: after each read those that are whole by then."""
     begun: list[bytes] = []
-    while data := stream.read1(AT_ONCE):  # type: ignore[attr-defined]
+    while data := stream.read1(AT_ONCE):
         first, *others = data.split(b"\n")
         begun.append(first)
         if others:
