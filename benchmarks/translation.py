@@ -140,7 +140,7 @@ def training(pairs: list[EncodedPair], rounds: int) -> list[Demand]:
 def batches_of(pairs: list[EncodedPair]) -> list[list[EncodedPair]]:
     """Pairs of like length together, by the longer side, spread over all lengths."""
     lengths = torch.tensor([max(len(source), len(target) - 1) for source, target in pairs])
-    order = [list(batch) for batch in BatchOrder(lengths, BATCH_TOKENS, seed=0)]
+    order = [batch.examples for batch in BatchOrder(lengths, BATCH_TOKENS, seed=0)]
     full = sorted(order, key=lambda batch: int(lengths[batch[0]]))
     picked = torch.linspace(0, len(full) - 1, STEPS).round().long().tolist()
     return [[pairs[index] for index in full[at]] for at in picked]
