@@ -13,7 +13,8 @@ import graphformer as gf
 from graphformer.graph import TokenGraph
 from graphformer.layers import Cache
 from graphformer.models.decode import Decoder, beam_search, greedy
-from graphformer.models.recurrent import AttentionalLSTM, time_major
+from graphformer.models.packing import time_major
+from graphformer.models.recurrent import AttentionalLSTM
 from graphformer.models.sequence import Size
 from graphformer.tokens import Tokens, sequences
 
@@ -139,6 +140,22 @@ def test_beams_are_queries_of_one_source_and_follow_a_selection(model: Attention
     repeated = sequences([source[0], source[0], source[1], source[1]])
     uncached = model(repeated, sequences(whole)).view(4, 5, -1)[:, 2:]
     torch.testing.assert_close(logits, uncached, rtol=1e-9, atol=1e-9)
+
+
+def test_alignments_are_the_weights_of_each_step(model: AttentionalLSTM, source: Tokens) -> None:
+    target = sequences(random_ids((3, 1, 2, 5)))
+    found = model.align(source, target)
+    sizes = zip(target.lengths.tolist(), LENGTHS, strict=True)
+    assert [tuple(each.shape) for each in found] == list(sizes)
+    for each in found:
+        torch.testing.assert_close(each.sum(1), torch.ones(len(each)).double())
+    memory = model.encode(sequences([source.unbatch()[0]]))
+    states = torch.tanh(model.first(memory.x[0, 12:])).view(2, 24)
+    added = model.query(states[1]).view(4, 6) + model.key(memory.x).view(-1, 4, 6)
+    expected = (torch.tanh(added) * model.score.weight).sum(-1).softmax(0).mean(1)
+    torch.testing.assert_close(found[0][0], expected, rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match=r"the model is training.*call model\.eval\(\)"):
+        model.train().align(source, target)
 
 
 @torch.no_grad()

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from graphformer.attend import attend
+from graphformer.backends import Attended
 from graphformer.dropout import Dropout
 from graphformer.graph import TokenGraph
 from graphformer.layers.cache import Cache, Parts, sequences_per_source
+from graphformer.models.packing import time_major
 from graphformer.models.pretrained import Pretrained
 from graphformer.models.settings import described
 from graphformer.models.stack import (
@@ -122,9 +124,8 @@ class AttentionalLSTM(Pretrained):
                 f"example {empty} of the source has no token, and an LSTM reads at least one; "
                 "leave it out, or end each sentence with a token of its own"
             )
-        x = self.source(source)
         order, sizes = time_major(source)
-        read, _ = self.reader(PackedSequence(x.index_select(0, order), sizes))
+        read, _ = self.reader(PackedSequence(self.source(source).index_select(0, order), sizes))
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)).to(order))
         return source.with_x(read.data.index_select(0, back))
 
@@ -144,6 +145,37 @@ class AttentionalLSTM(Pretrained):
             graph: the sources that each sequence attends to; bound here where left out.
             cache: what was decoded before.
         """
+        return self._decode(target, memory, graph, cache, None)
+
+    @torch.no_grad()
+    def align(self, source: Tokens, target: Tokens) -> list[Float[Tensor, "_ _"]]:
+        """For each example the weights [target token, source token] with which it was attended to.
+
+        They are those of the attention that tells the token after each of the target's, averaged
+        over its heads, on the CPU.
+
+        Raises:
+            ValueError: if the model is in training mode.
+
+        Source: Bahdanau et al. 2015 (1409.0473), section 5.2.1.
+        """
+        if self.training:
+            raise ValueError("the model is training, with dropout on; call model.eval() first")
+        seen: list[Tensor] = []
+        self._decode(target, self.encode(source), None, None, seen)
+        steps = [each.mean(1).cpu().split(source.lengths.tolist()) for each in seen]
+        rows = zip(target.lengths.tolist(), zip(*steps, strict=True), strict=True)
+        return [torch.stack(parts[:length]) for length, parts in rows]
+
+    def _decode(
+        self,
+        target: Tokens,
+        memory: Tokens,
+        graph: TokenGraph | None,
+        cache: Cache | None,
+        seen: list[Tensor] | None,
+    ) -> Float[Tensor, "token dim"]:
+        """See `decode`; `seen` gets the weights [edge, head] of each step."""
         if cache is not None:
             target = cache.extend(target)
         count = sequences_per_source(target.num_examples, memory.num_examples)
@@ -154,7 +186,7 @@ class AttentionalLSTM(Pretrained):
         whole = bool((target.lengths == target.lengths[0]).all())
         outputs = []
         for step in range(words.shape[1]):
-            context = self._attend(hidden, key, memory, graph)
+            context = self._attend(hidden, key, memory, graph, seen)
             moved = self._move(torch.cat([words[:, step], context], 1), hidden)
             outputs.append(torch.cat([words[:, step], context, moved.state[:, -1]], 1))
             # Beyond the end of a sequence nobody reads its state, unless it is to go on from there.
@@ -201,12 +233,21 @@ class AttentionalLSTM(Pretrained):
         return key
 
     def _attend(
-        self, hidden: Hidden, key: Tensor, memory: Tokens, graph: TokenGraph
+        self,
+        hidden: Hidden,
+        key: Tensor,
+        memory: Tokens,
+        graph: TokenGraph,
+        seen: list[Tensor] | None,
     ) -> Float[Tensor, "sequence hidden"]:
         query = self.query(hidden.state[:, -1]).unflatten(1, (self.heads, -1))
         value = memory.x.unflatten(1, (self.heads, -1))
-        context = attend(query, key, value, graph, self.score)
-        assert isinstance(context, Tensor)
+        context = attend(query, key, value, graph, self.score, return_weights=seen is not None)
+        if isinstance(context, Attended):
+            assert seen is not None
+            assert context.weights is not None
+            seen.append(context.weights)
+            context = context.out
         return context.flatten(1)
 
     def _move(self, x: Tensor, hidden: Hidden) -> Hidden:
@@ -228,22 +269,6 @@ def one_query_each(memory: Tokens, count: int) -> TokenGraph:
     ptr = torch.arange(num_sources + 1, device=device) * count
     queries = Tokens(at, ptr, at.unsqueeze(1), torch.full((num_sources,), count))
     return complete().bind(queries, memory)
-
-
-def time_major(tokens: Tokens) -> tuple[Int[Tensor, "token"], Int[Tensor, "step"]]:
-    """The order that torch packs sequences in: all first tokens, those of the longest in front.
-
-    Returns:
-        The rows in this order, and how many there are of each step.
-    """
-    rank = torch.empty_like(tokens.lengths)
-    longest_first = tokens.lengths.argsort(descending=True, stable=True)
-    rank[longest_first] = torch.arange(tokens.num_examples)
-    example = torch.arange(tokens.num_examples).repeat_interleave(tokens.lengths)
-    start = tokens.lengths.cumsum(0) - tokens.lengths
-    step = torch.arange(tokens.num_tokens) - start[example]
-    order = (step * tokens.num_examples + rank[example]).argsort()
-    return order.to(tokens.ptr.device), torch.bincount(step)
 
 
 def _where(chosen: Tensor, new: Hidden, old: Hidden) -> Hidden:
