@@ -212,13 +212,13 @@ def test_best_weights_are_those_of_the_first_of_the_best_validations(
     values: list[float], epoch: int, tmp_path: Path
 ) -> None:
     learner = Scripted(values)
-    best = BestWeights(lambda measured: (measured["validation_loss"],))
+    kept = BestWeights(lambda measured: (measured["validation_loss"],))
     run = Run(tmp_path, Budget(epochs=3), machine=Machine(accelerator="cpu"))
-    train(learner, loader(), loader(max_tokens=40), run, callbacks=[best])
+    train(learner, loader(), loader(max_tokens=40), run, callbacks=[kept])
     assert learner.epoch == 3
-    best.restore(learner)
-    assert learner.epoch == best.epoch == epoch
-    assert best.values["validation_loss"] == values[epoch - 1]
+    kept.restore(learner)
+    assert learner.epoch == kept.best.epoch == epoch
+    assert kept.best.values["validation_loss"] == values[epoch - 1]
 
 
 def test_training_that_measures_no_number_says_so(source: Source, tmp_path: Path) -> None:

@@ -71,6 +71,14 @@ def assert_same_course(out: Path, reference: Path) -> None:
     assert rows == expected
 
 
+def test_what_is_compared_has_weights_that_were_kept(uninterrupted: Path) -> None:
+    callbacks = final_state(uninterrupted)["callbacks"]
+    assert len(callbacks["AverageWeights"]["points"]) == 2
+    assert len(callbacks["BestWeights"]["kept"]) == 2
+    (patience,) = (state for name, state in callbacks.items() if "EarlyStopping" in name)
+    assert patience["wait_count"] > 0
+
+
 @pytest.mark.parametrize("batch", range(NUM_BATCHES))
 def test_killed_at_any_batch_goes_on_bit_for_bit(
     batch: int, tmp_path: Path, uninterrupted: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphformer.tasks import progress
+from graphformer.tasks.average import AverageWeights
 from graphformer.tasks.batches import BatchOrder
+from graphformer.tasks.best import BestWeights
 from graphformer.tasks.history import read_history
 from graphformer.tasks.learner import Learner, SummedLoss
 from graphformer.tasks.loader import Loader
 from graphformer.tasks.optimizers import fused_optimizer
 from graphformer.tasks.plots import plot_history
 from graphformer.tasks.run import Budget, Machine, Run, train
-from graphformer.tasks.schedule import RiseAndFall
+from graphformer.tasks.schedule import FALLS, RiseAndFall, Schedule
+from graphformer.tasks.weights import copy_weights, mean_weights
 
 ON_CPU = Machine(accelerator="cpu")
 
@@ -185,28 +189,148 @@ def test_a_run_that_stopped_early_is_only_loaded(tmp_path: Path) -> None:
         assert torch.equal(one, other)
 
 
+class Rates(Callback):
+    """The learning rate of each update."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Any, *_: Any) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+class Plain(NextWord):
+    """Without schedules of its own."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=9.0)
+
+
+def rates(out: Path, budget: Budget, rate: RiseAndFall, **options: Any) -> list[float]:
+    watch = Rates()
+    run = Run(out, budget, machine=ON_CPU)
+    train(Plain(), loader(), None, run, callbacks=[rate, watch], **options)
+    return watch.rates
+
+
+@pytest.mark.parametrize("name", FALLS)
 @pytest.mark.parametrize("steps", [1, 2, 20])
 def test_the_rate_rises_to_its_peak_and_is_above_zero_to_the_end(
-    steps: int, tmp_path: Path
+    steps: int, name: Schedule, tmp_path: Path
 ) -> None:
-    rates = []
+    rate = RiseAndFall(0.1, warmup=0.25, fall=FALLS[name])
+    found = rates(tmp_path, Budget(steps=steps), rate)
+    assert len(found) == steps
+    assert max(found) == pytest.approx(0.1)
+    assert min(found) > 0
+    peak = found.index(max(found))
+    assert found[: peak + 1] == sorted(found[: peak + 1])
+    assert found[peak:] == sorted(found[peak:], reverse=True)
+
+
+@pytest.mark.parametrize("budget", [Budget(steps=40), Budget(epochs=8)])
+def test_the_rate_falls_as_its_schedule_says(budget: Budget, tmp_path: Path) -> None:
+    shapes = {
+        "linear": [(40 - step) / 30 for step in range(10, 40)],
+        "inverse_sqrt": [(10 / step) ** 0.5 for step in range(10, 40)],
+        "cosine": [(1 + math.cos(math.pi * (step - 10) / 30)) / 2 for step in range(10, 40)],
+    }
+    options = {"limit_train_batches": 5}
+    rising = [(step + 1) / 10 for step in range(10)]
+    for name, fall in FALLS.items():
+        for number, rate in enumerate(
+            [RiseAndFall(1.0, 0.25, fall), RiseAndFall(1.0, 0.5, fall, warmup_steps=10)]
+        ):
+            found = rates(tmp_path / f"{name}-{number}", budget, rate, **options)
+            assert found == pytest.approx(rising + shapes[name])
+
+
+def test_a_rise_longer_than_the_budget_is_cut_off(tmp_path: Path) -> None:
+    for name, fall in FALLS.items():
+        rate = RiseAndFall(1.0, fall=fall, warmup_steps=8)
+        found = rates(tmp_path / name, Budget(steps=4), rate)
+        assert found == pytest.approx([1 / 8, 2 / 8, 3 / 8, 4 / 8])
+
+
+def test_steps_of_a_rise_are_met_by_the_clock_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter(range(10000))
+    monkeypatch.setattr("graphformer.tasks.clock.time.monotonic", lambda: float(next(now)))
+    rate = RiseAndFall(1.0, fall=FALLS["inverse_sqrt"], warmup_steps=4)
+    found = rates(tmp_path, Budget(minutes=10.0), rate)
+    assert len(found) > 20
+    assert found[:4] == pytest.approx([1 / 4, 2 / 4, 3 / 4, 1.0])
+    assert found == pytest.approx(
+        [min((step + 1) / 4, (4 / max(step, 4)) ** 0.5) for step in range(len(found))]
+    )
+
+
+def test_processes_keep_the_same_weights_whatever_their_clocks_say(tmp_path: Path) -> None:
+    class Keep(Callback):
+        def on_train_end(self, trainer: Any, pl_module: nn.Module) -> None:
+            torch.save(pl_module.state_dict(), tmp_path / f"{trainer.global_rank}.pt")
+
+    machine = Machine("cpu", devices=2, strategy="ddp_fork")
+    run = Run(tmp_path, Budget(minutes=0.01), machine=machine)
+    callbacks = [RiseAndFall(0.1, warmup=0.5), AverageWeights(2), Keep()]
+    train(Plain(), loader(), None, run, callbacks=callbacks)
+    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize(
+    ("budget", "taken"),
+    [(Budget(steps=40), [35, 38, 40]), (Budget(epochs=4), [39, 42, 44]), (Budget(steps=2), [1, 2])],
+)
+def test_weights_are_averaged_over_the_last_part_of_training(
+    budget: Budget, taken: list[int], tmp_path: Path
+) -> None:
+    seen: dict[int, dict[str, Tensor]] = {}
 
     class Watch(Callback):
-        def on_before_optimizer_step(self, trainer: Any, *_: Any) -> None:
-            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        def on_train_batch_end(self, trainer: Any, pl_module: nn.Module, *_: Any) -> None:
+            seen[trainer.global_step] = copy_weights(pl_module)
 
-    class Plain(NextWord):
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.SGD(self.parameters(), lr=9.0)
+    average, learner = AverageWeights(3), NextWord()
+    average_over = Run(tmp_path, budget, machine=ON_CPU)
+    train(learner, loader(), None, average_over, callbacks=[average, Watch()])
+    average.restore(learner)
+    for name, value in copy_weights(learner).items():
+        points = torch.stack([seen[step][name] for step in taken])
+        assert torch.allclose(value, points.mean(0), atol=1e-7)
+    assert learner.output.weight is learner.embedding.weight
 
-    run = Run(tmp_path, Budget(steps=steps), machine=ON_CPU)
-    train(Plain(), loader(), None, run, callbacks=[RiseAndFall(0.1, warmup=0.25), Watch()])
-    assert len(rates) == steps
-    assert max(rates) == pytest.approx(0.1)
-    assert min(rates) > 0
-    peak = rates.index(max(rates))
-    assert rates[: peak + 1] == sorted(rates[: peak + 1])
-    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+
+def test_averages_take_two_points() -> None:
+    with pytest.raises(ValueError, match="takes at least 2 points, not 1"):
+        AverageWeights(1)
+
+
+def test_whole_numbers_are_not_averaged() -> None:
+    points = [{"x": torch.tensor([1.0, 3.0]), "n": torch.tensor(each)} for each in (2, 5)]
+    points[1]["x"] = torch.tensor([2.0, 3.0])
+    mean = mean_weights(points)
+    assert torch.equal(mean["x"], torch.tensor([1.5, 3.0]))
+    assert torch.equal(mean["n"], torch.tensor(5))
+
+
+def test_the_best_are_kept_in_their_order(tmp_path: Path) -> None:
+    written: list[list[int]] = []
+    best = BestWeights(
+        lambda values: (round(-values["validation_loss"], 1),),
+        keep=2,
+        write=lambda module, kept: written.append([each.epoch for each in kept]),
+    )
+    run = Run(tmp_path, Budget(epochs=5), machine=ON_CPU)
+    values = iter([2.0, 1.0, 1.0, 3.0, 0.5])
+
+    class Scripted(NextWord):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("validation_loss", next(values), batch_size=1)
+
+    train(Scripted(), loader(), loader(max_tokens=400), run, callbacks=[best])
+    assert written == [[], [1], [2, 1], [2, 3], [5, 2]]
 
 
 def test_a_terminal_gets_one_bar(

@@ -120,12 +120,17 @@ def test_an_alignment_is_drawn(folder: Path, tmp_path: Path) -> None:
         translate.predict(folder, plot_alignment=picture)
 
 
-def test_alignments_of_an_lstm_are_refused(tmp_path: Path) -> None:
+def test_an_lstm_aligns_too(tmp_path: Path) -> None:
     tokenizer = train_bpe(["eins one"], 270)
     model = AttentionalLSTM(tokenizer.get_vocab_size(), SIZE)
-    Translator(model, tokenizer).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="and this is of the class AttentionalLSTM: leave out"):
-        translate.predict(tmp_path, text="eins", wanted=Wanted(alignments=True))
+    translator = Translator(model, tokenizer)
+    alone, together = (
+        align_words(translator, each, each) for each in (["eins"], ["one", "eins eins"])
+    )
+    assert str(alone[0]) == "0-0"
+    assert together[1].weights.shape == (2, 2)
+    # The end of the line has its share too.
+    assert float(together[1].weights.sum(1).max()) < 1.0
 
 
 def test_lines_that_are_too_long_are_left_out_by_number(folder: Path, source: Path) -> None:

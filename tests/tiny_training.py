@@ -2,7 +2,8 @@
 
 Ragged batches in accumulated updates, dropout, augmentation from Python's and numpy's random
 numbers, a validation within the epoch that draws random numbers too, schedules by step and by
-metric, tied weights.
+metric, tied weights, clipped gradients, two passes that are to agree, an average of weights, the
+best of them, and patience.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graphformer.tasks.average import AverageWeights
 from graphformer.tasks.batches import BatchOrder
+from graphformer.tasks.best import BestWeights
 from graphformer.tasks.learner import Learner, SummedLoss
 from graphformer.tasks.loader import Loader
 from graphformer.tasks.optimizers import fused_optimizer
+from graphformer.tasks.r_drop import summed_r_drop
 from graphformer.tasks.resume import Saving
 from graphformer.tasks.run import Budget, Machine, Run, train
 
@@ -47,10 +52,13 @@ class NextWord(Learner):
 
     def compute_loss(self, batch: tuple[Tensor, Tensor]) -> SummedLoss:
         words, following = batch
-        x = F.dropout(torch.tanh(self.inner(self.embedding(words))), 0.3)
-        x = x * (1 + 0.1 * random.random() + 0.1 * float(np.random.rand()))  # noqa: NPY002
-        total = F.cross_entropy(self.output(x), following, reduction="sum")
+        passes = self._hidden(words), self._hidden(words)
+        total = summed_r_drop(*passes, self.output.weight, following, 0.1)
         return SummedLoss(total, len(following))
+
+    def _hidden(self, words: Tensor) -> Tensor:
+        x = F.dropout(torch.tanh(self.inner(self.embedding(words))), 0.3)
+        return x * (1 + 0.1 * random.random() + 0.1 * float(np.random.rand()))  # noqa: NPY002
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         self.at("batch", self.trainer.fit_loop.total_batch_idx)
@@ -101,7 +109,13 @@ def train_tiny(
     machine = Machine(accelerator="cpu")
     run = Run(out, Budget(steps=steps), seed=11, resume=resume, saving=saving, machine=machine)
     batches, validation = loader(num_workers=num_workers), loader(max_tokens=40)
-    train(learner, batches, validation, run, accumulate_grad_batches=2, val_check_interval=4)
+    callbacks = [
+        AverageWeights(3),
+        BestWeights(lambda values: (-values["validation_loss"],), keep=2),
+        EarlyStopping("validation_loss", patience=NUM_STEPS, check_on_train_epoch_end=False),
+    ]
+    options = {"accumulate_grad_batches": 2, "val_check_interval": 4, "gradient_clip_val": 1.0}
+    train(learner, batches, validation, run, callbacks=callbacks, **options)
     return learner
 
 

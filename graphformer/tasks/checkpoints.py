@@ -13,7 +13,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from graphformer.files import UNFINISHED, replacing
 
-FORMAT = 1
+FORMAT = 2
 KEY = "graphformer"
 # What a checkpoint holds under that name, besides format and version.
 PARTS = ("random", "constants", "metrics", "stopped")

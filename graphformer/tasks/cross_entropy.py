@@ -35,18 +35,36 @@ def summed_cross_entropy(
 
     Source: label smoothing, Szegedy et al. 2016 (1512.00567), section 7.
     """
+    check_targets(hidden, target)
+    dtype, wanted = product_dtype(hidden, weight), wants_gradients(hidden, weight)
+    total: Tensor = _CrossEntropy.apply(hidden, weight, target, label_smoothing, dtype, wanted)
+    return total
+
+
+def check_targets(hidden: Tensor, target: Tensor) -> None:
+    """Does nothing where there is a target a token.
+
+    Raises:
+        ValueError: there is not.
+    """
     if target.shape != hidden.shape[:1]:
         raise ValueError(
             f"hidden has {hidden.shape[0]} tokens and target has shape {tuple(target.shape)}: "
             "give one id a token"
         )
+
+
+def product_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
+    """What the products with the weight run in: under autocast its dtype."""
     device = hidden.device.type
-    dtype = torch.promote_types(hidden.dtype, weight.dtype)
     if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-    wanted = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-    total: Tensor = _CrossEntropy.apply(hidden, weight, target, label_smoothing, dtype, wanted)
-    return total
+        return torch.get_autocast_dtype(device)
+    return torch.promote_types(hidden.dtype, weight.dtype)
+
+
+def wants_gradients(*inputs: Tensor) -> bool:
+    """Whether gradients are computed with the loss."""
+    return torch.is_grad_enabled() and any(each.requires_grad for each in inputs)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -61,7 +79,7 @@ class _CrossEntropy(torch.autograd.Function):
         wanted: bool,
     ) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
-            chunks = _Chunks(hidden.to(dtype), weight, target, smoothing)
+            chunks = Chunks(hidden.to(dtype), weight, target, smoothing)
             total = chunks.run(wanted)
         if wanted:
             ctx.save_for_backward(
@@ -76,7 +94,7 @@ class _CrossEntropy(torch.autograd.Function):
         return grad_hidden * grad, grad_weight * grad, None, None, None, None
 
 
-class _Chunks:
+class Chunks:
     """The loss and its gradients, in buffers that every chunk uses again."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, target: Tensor, smoothing: float) -> None:
@@ -97,32 +115,37 @@ class _Chunks:
             self._product = torch.empty_like(self.weight)
         for start in range(0, self.hidden.shape[0], CHUNK):
             rows = slice(start, start + CHUNK)
-            difference = self._add_loss(rows)
+            difference = self.add_loss(rows)
             if wanted:
                 self._add_gradients(rows, difference)
         if wanted and self.smoothing:
             self._add_smoothing()
         return self.total
 
-    def _add_loss(self, rows: slice) -> Tensor:
+    def add_loss(self, rows: slice) -> Tensor:
+        """Adds the loss of these tokens; returns its gradient by their logits."""
         hidden, target = self.hidden[rows], self.target[rows].unsqueeze(1)
         logits, probabilities = (
             buffer[: hidden.shape[0]] for buffer in (self.logits, self.probabilities)
         )
         torch.mm(hidden, self.weight.T, out=logits)
         torch.softmax(logits, -1, out=probabilities)
-        precise = self.total.dtype
         likelihood = probabilities.gather(1, target)
-        self.total -= likelihood.to(precise).clamp(min=torch.finfo(precise).tiny).log().sum()
-        if self.smoothing:
-            # The mean of the logits over the vocabulary is a product with the mean vector.
-            right = logits.gather(1, target).to(precise).squeeze(1)
-            self.total += self.smoothing * (right - hidden.to(precise) @ self.mean_weight).sum()
+        self.add_cross_entropy(hidden, logits.gather(1, target), likelihood)
         # The gradient of the logits: softmax minus the right id, but for what smoothing adds.
         row = torch.arange(hidden.shape[0], device=hidden.device)
         # Not by scatter_, which copies the table.
         probabilities[row, target[:, 0]] = (likelihood - (1.0 - self.smoothing))[:, 0]
         return probabilities
+
+    def add_cross_entropy(self, hidden: Tensor, right: Tensor, likelihood: Tensor) -> None:
+        """Adds the loss of tokens, of whose right ids the logits and probabilities are given."""
+        precise = self.total.dtype
+        self.total -= likelihood.to(precise).clamp(min=torch.finfo(precise).tiny).log().sum()
+        if self.smoothing:
+            # The mean of the logits over the vocabulary is a product with the mean vector.
+            difference = right.to(precise).squeeze(1) - hidden.to(precise) @ self.mean_weight
+            self.total += self.smoothing * difference.sum()
 
     def _add_gradients(self, rows: slice, difference: Tensor) -> None:
         torch.mm(difference, self.weight, out=self.grad_hidden[rows])

@@ -113,9 +113,10 @@ class Task:
         seed_everything(run.seed)
         learner = NodeClassifier(self._build(), self.nodes, split, self.training, metric)
         validation = f"validation_{metric}"
-        best = BestWeights(lambda values: (values[validation], -values["validation_loss"]))
-        measured = train(learner, whole_graph(), whole_graph(), run, callbacks=[best])
-        best.restore(learner)
+        kept = BestWeights(lambda values: (values[validation], -values["validation_loss"]))
+        measured = train(learner, whole_graph(), whole_graph(), run, callbacks=[kept])
+        kept.restore(learner)
+        best = kept.best
         logits = classify(learner)
         test_loss, test_value = learner.measure(logits, learner.parts[2])
         figures = {

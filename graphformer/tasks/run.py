@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from graphformer.tasks.checkpoints import WholeCheckpoints, list_checkpoints, newest_intact
 from graphformer.tasks.clock import Clock
@@ -145,6 +147,25 @@ def train(
     rows = read_history(history.file)
     counts = {"steps": rows[-1].step, "seconds": rows[-1].seconds} if rows else {}
     return {**latest_values(rows), **counts}
+
+
+def validate(learner: Learner, batches: Loader, run: Run) -> dict[str, float]:
+    """What a validation measures of the learner as it is, on the machine of the run."""
+    with quiet():
+        trainer = make_trainer(run, [], {})
+        try:
+            trainer.validate(learner, batches, verbose=False)
+        finally:
+            batches.close()
+    return {name: value.item() for name, value in trainer.callback_metrics.items()}
+
+
+def is_first_process(machine: Machine) -> bool:
+    """Whether this process writes files and prints, of those that share a training."""
+    if (machine.devices, machine.num_nodes) == (1, 1):
+        return True  # whatever a cluster calls it
+    node = int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0")))
+    return rank_zero_only.rank == 0 and node == 0
 
 
 def make_trainer(run: Run, callbacks: list[Callback], options: Mapping[str, Any]) -> Trainer:

@@ -10,7 +10,7 @@ import torch
 from graphformer.data.text_lines import read_lines
 from graphformer.tasks.plots import where_installed
 from graphformer.tasks.record import write_metrics
-from graphformer.tasks.run import Machine, Run, repeat
+from graphformer.tasks.run import Run, is_first_process, repeat
 from graphformer.tasks.settings import Job, check_folder, keep_settings
 from graphformer.tasks.translation.alignment import align_words
 from graphformer.tasks.translation.attending import Attending
@@ -31,10 +31,11 @@ from graphformer.tasks.translation.settings import (
     complete_settings,
 )
 from graphformer.tasks.translation.task import Task
+from graphformer.tasks.translation.training import Devices
 from graphformer.tasks.translation.translator import Translator
 from graphformer.tasks.translation.wanted import Scoring, Wanted
 
-SEARCH, WANTED, SCORING = Search(), Wanted(), Scoring()
+SEARCH, WANTED, SCORING, DEVICES = Search(), Wanted(), Scoring(), Devices()
 
 
 def fit(
@@ -44,6 +45,7 @@ def fit(
     training: Training,
     search: Search,
     job: Job,
+    devices: Devices = DEVICES,
     scoring: Scoring = SCORING,
 ) -> dict[str, object]:
     """Trains a translator, and translates and scores its test set.
@@ -61,18 +63,25 @@ def fit(
     shape, training = complete_settings(corpus, shape, training, job.device)
     attending = attending.completed(shape.size)
     attending.check_fits(shape.size)
-    text, course = read_corpus(corpus), training.course
+    training.check_dropout(shape.size.dropout)
+    training.check_tested()
+    course = training.course
+    machine = devices.machine(job.device, course.precision)
+    text = read_corpus(corpus)
     tokenizer = make_vocabulary(text.train, course.vocabulary)
     task = Task(
         text, tokenizer, shape.size, course, attending, search, job.device, scoring.tokenize
     )
     task.check()
-    keep_settings(job.out, (corpus, shape, attending, training, search, job, scoring), job.resume)
-    machine = Machine.of(job.device, course.precision)
+    parts = (corpus, shape, attending, training, search, job, devices, scoring)
+    if is_first_process(machine):
+        keep_settings(job.out, parts, job.resume)
     run = Run(job.out, course.budget, job.seed, job.resume, machine=machine, name="translator")
     if job.seeds == 1:
         return dict(task.perform(run))
     summary = repeat(task.perform, run, job.all_seeds)
+    if not is_first_process(machine):
+        return dict(summary)
     task.write(job.out, summary, job.all_seeds)
     for name in ("bleu", "chrf", "exact_match"):
         each = summary[name]

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from graphformer.layers import Attention
+from graphformer.models.recurrent import AttentionalLSTM
 from graphformer.models.sequence import Transformer
 from graphformer.tokens import Tokens
 from graphformer.topology import complete
@@ -14,7 +15,7 @@ from graphformer.topology import complete
 
 @torch.no_grad()
 def align(
-    model: Transformer, source: Tokens, target: Tokens, layer: int | None = None
+    model: Transformer | AttentionalLSTM, source: Tokens, target: Tokens, layer: int | None = None
 ) -> list[Float[Tensor, "_ _"]]:
     """For each example the weights [target token, source token] with which it was attended to.
 
@@ -22,7 +23,7 @@ def align(
     which target token i + 1 is told, for the target begins with an id that nothing tells.
 
     Args:
-        model: a `Transformer`.
+        model: a `Transformer`, or an `AttentionalLSTM`, which has a single attention.
         source: ids of the sentences.
         target: ids of their translations, from the beginning on.
         layer: of the decoder, 0 the first, -1 the last; the last but one where left out, or the
@@ -33,6 +34,8 @@ def align(
 
     Source: Garg et al. 2019 (1909.02074), section 3, for the last layer but one.
     """
+    if isinstance(model, AttentionalLSTM):
+        return model.align(source, target)
     if model.training:
         raise ValueError("the model is training, with dropout on; call model.eval() first")
     count = len(model.decoder)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from graphformer.data.vocabulary import END, START
 from graphformer.models.decode import align
-from graphformer.models.sequence import Transformer
 from graphformer.tasks.translation.decoding import cut, evaluating
 from graphformer.tokens import sequences
 
@@ -46,17 +45,8 @@ class Alignment(NamedTuple):
 def align_words(
     translator: Translator, sources: Sequence[str], targets: Sequence[str]
 ) -> list[Alignment]:
-    """The alignment of each translation with what it translates, by one pass through the model.
-
-    Raises:
-        ValueError: the translator has no layers of attention to the source.
-    """
+    """The alignment of each translation with what it translates, by one pass through the model."""
     model = translator.model
-    if not isinstance(model, Transformer):
-        raise ValueError(
-            f"alignments are what the decoder layers of a Transformer attend to, and this is of "
-            f"the class {type(model).__name__}: leave out --alignments and --plot_alignment"
-        )
     read = translator.source_tokenizer.encode_batch(list(sources))
     written = translator.target_tokenizer.encode_batch(list(targets))
     found: list[Alignment | None] = [None] * len(read)

@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 from graphformer.tasks.cross_entropy import summed_cross_entropy
 from graphformer.tasks.learner import Learner, SummedLoss
 from graphformer.tasks.optimizers import fused_optimizer
+from graphformer.tasks.r_drop import summed_r_drop
 from graphformer.tasks.translation.attending import Translating
 from graphformer.tasks.translation.corpus import PairBatch
 from graphformer.tasks.translation.scores import measure
@@ -23,6 +24,8 @@ class TranslationLearner(Learner):
         label_smoothing: probability spread over all words, in training.
         samples: pairs that are translated after each epoch, greedily: `validation_bleu` and
             `validation_exact_match`.
+        r_drop: how much it counts, in training, that two passes with different dropout differ; at
+            0 there is one pass.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class TranslationLearner(Learner):
         learning_rate: float,
         label_smoothing: float,
         samples: list[tuple[str, str]],
+        r_drop: float = 0.0,
     ) -> None:
         super().__init__()
         self.model: Translating = translator.model
@@ -38,13 +42,22 @@ class TranslationLearner(Learner):
         self.learning_rate = learning_rate
         self.label_smoothing = label_smoothing
         self.samples = samples
+        self.r_drop = r_drop
 
     def compute_loss(self, batch: PairBatch) -> SummedLoss:
-        hidden = self.model.hidden(batch.source, batch.target)
         smoothing = self.label_smoothing if self.training else 0.0
+        r_drop = self.r_drop if self.training else 0.0
+        source, target, following = batch
         weight = self.model.output_weight
-        total = summed_cross_entropy(hidden, weight, batch.following, smoothing)
-        return SummedLoss(total, len(batch.following))
+        if not r_drop:
+            hidden = self.model.hidden(source, target)
+            total = summed_cross_entropy(hidden, weight, following, smoothing)
+            return SummedLoss(total, len(following))
+        # Not one batch of each sentence twice, whose every table would be twice as large.
+        graphs = self.model.bind(source, target)
+        passes = [self.model.hidden(source, target, graphs) for _ in range(2)]
+        total = summed_r_drop(*passes, weight, following, smoothing, r_drop)
+        return SummedLoss(total, len(following))
 
     def on_validation_epoch_end(self) -> None:
         sources, targets = map(list, zip(*self.samples, strict=True))

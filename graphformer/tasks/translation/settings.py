@@ -13,7 +13,9 @@ from graphformer.data.vocabulary import SMALLEST_BPE
 from graphformer.models.stack import Size
 from graphformer.tasks.device import multiplies_bfloat16
 from graphformer.tasks.run import Budget
+from graphformer.tasks.schedule import Schedule
 from graphformer.tasks.settings import check_least, check_positive, check_probabilities, fill
+from graphformer.tasks.translation.training import PLAIN, Tested, Updates, Weights
 
 LIMITS = ("minutes", "epochs", "steps")
 
@@ -21,10 +23,12 @@ LIMITS = ("minutes", "epochs", "steps")
 SUITING: dict[str, dict[str, Any]] = {
     "dates": {"dim": 64, "heads": 2, "layers": 2, "hidden": 128, "dropout": 0.0}
     | {"minutes": 2.0, "batch_tokens": 2048, "learning_rate": 4e-3, "warmup": 0.1}
-    | {"label_smoothing": 0.0, "vocabulary": 0, "precision": "32-true"},
+    | {"label_smoothing": 0.0, "vocabulary": 0, "precision": "32-true"}
+    | PLAIN,
     "sentences": {"dim": 128, "heads": 4, "layers": 4, "hidden": 256, "dropout": 0.3}
     | {"minutes": 20.0, "batch_tokens": 4096, "learning_rate": 5e-3, "warmup": 0.1}
-    | {"label_smoothing": 0.1, "vocabulary": 6000},
+    | {"label_smoothing": 0.1, "vocabulary": 6000}
+    | PLAIN,
 }
 
 # What `--recipe` names: options of any kind, such as "encoder.score", in place of their defaults.
@@ -99,14 +103,14 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Updates, Weights):
     """How to train; what is left out is as it suits the data.
 
     Attributes:
         minutes: how long at most, validation included; the learning rate falls to zero by then.
         epochs: how many passes through the data at most.
         steps: how many updates at most.
-        batch_tokens: tokens of the target in an update, at most.
+        batch_tokens: tokens of a batch, at most, by the longer of its two sides.
         learning_rate: the highest.
         warmup: share of the training in which the learning rate rises.
         label_smoothing: probability spread over all words.
@@ -128,6 +132,8 @@ class Training:
     precision: Literal["32-true", "bf16-mixed"] | None = None
 
     def __post_init__(self) -> None:
+        Updates.__post_init__(self)
+        Weights.__post_init__(self)
         check_positive(self, "minutes", "learning_rate", "warmup")
         check_least(self, epochs=1, steps=1, batch_tokens=1, vocabulary=0)
         check_probabilities(self, "warmup", "label_smoothing")
@@ -140,7 +146,7 @@ class Training:
     @property
     def course(self) -> Course:
         """The training, of settings in which nothing but limits is left out."""
-        fields = dict(vars(self))
+        fields = dict(vars(self)) | {"test_weights": self.tested}
         budget = Budget(**{name: fields.pop(name) for name in LIMITS})
         return Course(budget, **fields)
 
@@ -155,6 +161,16 @@ class Course(NamedTuple):
     label_smoothing: float
     vocabulary: int
     precision: str
+    schedule: Schedule
+    warmup_steps: int | None
+    accumulate: int
+    clip: float
+    r_drop: float
+    average: int
+    keep_best: int
+    patience: int
+    test_weights: Tested
+    watched: int
 
 
 def complete_settings(

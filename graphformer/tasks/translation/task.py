@@ -18,17 +18,17 @@ from graphformer.tasks.loader import Loader
 from graphformer.tasks.plots import plot_history, where_installed
 from graphformer.tasks.randomness import seed_everything
 from graphformer.tasks.record import write_metrics
-from graphformer.tasks.run import HISTORY, Run, train
-from graphformer.tasks.schedule import RiseAndFall
+from graphformer.tasks.run import HISTORY, Run, is_first_process, train
+from graphformer.tasks.schedule import FALLS, RiseAndFall
 from graphformer.tasks.translation.attending import Attending
 from graphformer.tasks.translation.bootstrap import resample
 from graphformer.tasks.translation.corpus import EncodedPair, encode_pairs, make_loader
+from graphformer.tasks.translation.kept import KeptWeights, describe
 from graphformer.tasks.translation.learner import TranslationLearner
 from graphformer.tasks.translation.scores import Quality, measure, signature
 from graphformer.tasks.translation.settings import Course, Search
 from graphformer.tasks.translation.translator import Translator
 
-NUM_WATCHED = 100
 NUM_SHOWN = 5
 HYPOTHESES, CURVES = "test.hypotheses.txt", "history.svg"
 
@@ -73,13 +73,26 @@ class Task:
         course = self.course
         seed_everything(run.seed)
         translator = self._translator()
-        watched = self.text.validation[:NUM_WATCHED]
+        watched = self.text.validation[: course.watched]
         learner = TranslationLearner(
-            translator, course.learning_rate, course.label_smoothing, watched
+            translator, course.learning_rate, course.label_smoothing, watched, course.r_drop
         )
         batches, validation = self._load(run.seed)
-        rate = RiseAndFall(course.learning_rate, course.warmup)
-        measured = train(learner, batches, validation, run, callbacks=[rate])
+        fall = FALLS[course.schedule]
+        rate = RiseAndFall(course.learning_rate, course.warmup, fall, course.warmup_steps)
+        kept = KeptWeights(course, translator, run.out)
+        measured = train(
+            learner,
+            batches,
+            validation,
+            run,
+            callbacks=[rate, *kept.callbacks],
+            accumulate_grad_batches=course.accumulate,
+            gradient_clip_val=course.clip or None,
+        )
+        measured |= kept.choose(learner, validation, run)
+        if not is_first_process(run.machine):
+            return measured
         translator.save_pretrained(run.out)
         with where_installed():
             plot_history(run.out / HISTORY, run.out / CURVES)
@@ -102,7 +115,7 @@ class Task:
 
     def write(self, out: Path, figures: Mapping[str, object], seeds: list[int]) -> None:
         """`metrics.json` in `out`."""
-        text, search = self.text, self.search
+        text, search, course = self.text, self.search, self.course
         sizes = f"{len(text.train):,} training, {len(text.validation):,} validation"
         write_metrics(
             out,
@@ -111,12 +124,12 @@ class Task:
             data=text.name,
             split=f"{sizes} and {len(text.test):,} test pairs",
             protocol=(
-                f"test set, weights at the end of training, beam {search.beam}, length penalty "
+                f"test set, {describe(course)}, beam {search.beam}, length penalty "
                 f"{search.length_penalty:g}; validation_bleu and validation_exact_match: first "
-                f"{NUM_WATCHED} validation pairs, greedy; {signature(self.tokenize)}"
+                f"{course.watched} validation pairs, greedy; {signature(self.tokenize)}"
             ),
             device=self.device,
-            precision=self.course.precision,
+            precision=course.precision,
         )
 
     def _translator(self) -> Translator:
