@@ -9,26 +9,14 @@ import pytest
 from sacrebleu.metrics.bleu import BLEU
 
 from graphformer.tasks import translate
+from graphformer.tasks.settings import Job
+from graphformer.tasks.translation.attending import Attending
 from graphformer.tasks.translation.bootstrap import resample
 from graphformer.tasks.translation.scores import measure
+from graphformer.tasks.translation.settings import Corpus, Search, Shape, Training
 from graphformer.tasks.translation.wanted import Scoring
 
 WORDS = ["a", "dog", "runs", "over", "the", "green", "field", "and", "two", "men", "look"]
-    "a",
-    "dog",
-    "runs",
-    "over",
-    "the",
-    "green",
-    "field",
-    "and",
-    "two",
-    "men",
-    "look",
-    "at",
-    "it",
-    ".",
-]
 
 
 def make_text(seed: int, changed: float) -> list[str]:
@@ -94,3 +82,22 @@ def test_words_are_found_as_asked() -> None:
     by_spaces = measure(found, references, "none")
     assert by_spaces.figures["bleu"] < measure(found, references).figures["bleu"]
     assert "tok:none" in str(by_spaces)
+
+
+def test_training_scores_as_asked(tmp_path: Path) -> None:
+    files = tmp_path / "a", tmp_path / "b"
+    for file in files:
+        file.write_text("\n".join(make_text(1, 0.3)) + "\n", "utf-8")
+    for tokenize in ("13a", "none"):
+        out = tmp_path / tokenize
+        translate.fit(
+            Corpus(source_file=files[0], target_file=files[1]),
+            Shape(dim=8, heads=1, layers=1, hidden=8),
+            Attending(),
+            Training(steps=1, vocabulary=0),
+            Search(beam=1),
+            Job(out, accelerator="cpu"),
+            scoring=Scoring(tokenize),
+        )
+        assert f"tok:{tokenize}" in (out / "metrics.json").read_text("utf-8")
+        assert f"tokenize: {tokenize}" in (out / "settings.yaml").read_text("utf-8")

@@ -86,8 +86,8 @@ class MultiHead(nn.Module):
             graph: who attends to whom.
             memory: the tokens that are attended to, where they are others.
             cache: what a decoder remembers. Without memory, keys and values of `x` join those of
-                earlier calls, and the graph is that of `cache.bind`; those of a memory are projected
-                in the first call only.
+                earlier calls, and the graph is that of `cache.bind`; those of a memory are
+                projected in the first call only.
 
         Raises:
             ValueError: if tokens do not fit the graph, or a score with a cache reads degrees.

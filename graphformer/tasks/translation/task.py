@@ -75,7 +75,12 @@ class Task:
         translator = self._translator()
         watched = self.text.validation[: course.watched]
         learner = TranslationLearner(
-            translator, course.learning_rate, course.label_smoothing, watched, course.r_drop
+            translator,
+            course.learning_rate,
+            course.label_smoothing,
+            watched,
+            course.r_drop,
+            self.tokenize,
         )
         batches, validation = self._load(run.seed)
         fall = FALLS[course.schedule]
