@@ -107,9 +107,9 @@ def choose(command: str, words: Sequence[str], known: Iterable[str]) -> str:
 def call(function: Callable[..., Any], command: str, words: list[str]) -> None:
     """Calls the function with the options that the words give."""
     # Imported late: the commands without options need none of the packages for them.
-    from graphformer.options import arguments_of, as_options, make_parser, names_of
+    from graphformer.options import arguments_of, as_options, make_parser, names_of, parse
 
-    given = make_parser(command, function).parse_args(words)
+    given = parse(make_parser(command, function), function, words)
     try:
         function(**arguments_of(function, given))
     except (ValueError, FileNotFoundError) as error:

@@ -1,7 +1,8 @@
 """The options of a command: one for each argument of a function, or for each of its settings.
 
 An argument that is a dataclass of settings gives an option for each of its fields, so that
-`settings.yaml`, which has the same names, is read back with `--config`. Help is the docstrings'.
+`settings.yaml`, which has the same names, is read back with `--config`; a field that is a dataclass
+too gives one for each of its own, such as `--encoder.score`. Help is the docstrings'.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+from argparse import SUPPRESS
 from collections.abc import Callable, Iterable
 from inspect import signature
 from pathlib import Path
@@ -49,7 +51,7 @@ class Options(ArgumentParser):
             return f"{' and '.join(map(option, details.split(', ')))} must be given"
         if name == "unrecognized arguments":
             return self._unknown(details)
-        if (found := re.match(r"argument (--\w+): expected", message)) is not None:
+        if (found := re.match(r"argument (--[\w.]+): expected", message)) is not None:
             return f"{found[1]} needs a value: write {self._how(found[1])}"
         if (found := re.match(r'Parser key "([\w.]+)"', message)) is not None:
             return self._refused(found[1], message)
@@ -109,8 +111,17 @@ def make_parser(name: str, function: Callable[..., Any]) -> Options:
     settings = settings_of(function)
     parser.add_argument("--config", action="config", help="settings.yaml of a run, to do it again")
     parser.add_function_arguments(function, skip=set(settings))
-    for kind in settings.values():
-        parser.add_class_arguments(kind)
+    if recipes := recipes_of(function):
+        parser.add_argument(
+            "--recipe",
+            type=Literal[*sorted(recipes)],
+            help="settings that were found to suit; any option that is given beside it wins",
+        )
+    for prefix, kind in groups_of(function):
+        parts = set(parts_of(kind))
+        parser.add_class_arguments(kind, prefix or None, skip=parts)
+        if prefix:  # a file of its own for a part would be one more thing to know
+            parser._option_string_actions[option(prefix)].help = SUPPRESS
     for action in parser._actions:
         if getattr(action, "_typehint", None) is bool:
             action.nargs, action.const = "?", True  # `--resume` alone means yes
@@ -127,36 +138,83 @@ def settings_of(function: Callable[..., Any]) -> dict[str, type]:
     }
 
 
+def parts_of(kind: type) -> dict[str, type]:
+    """The fields of a dataclass that are dataclasses too, and their types."""
+    hints = get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind)]
+    return {name: hints[name] for name in names if dataclasses.is_dataclass(hints[name])}
+
+
+def groups_of(function: Callable[..., Any]) -> list[tuple[str, type]]:
+    """All dataclasses that give options, and what stands before the names of their fields."""
+    groups: list[tuple[str, type]] = []
+    for kind in settings_of(function).values():
+        groups += [("", kind), *parts_of(kind).items()]
+    return groups
+
+
+def recipes_of(function: Callable[..., Any]) -> dict[str, dict[str, Any]]:
+    """The named sets of options that the settings of the function have."""
+    return {
+        name: dict(options)
+        for kind in settings_of(function).values()
+        for name, options in getattr(kind, "recipes", {}).items()
+    }
+
+
+def parse(parser: Options, function: Callable[..., Any], words: list[str]) -> Namespace:
+    """What the words give; the rest is that of the recipe they name, or the default."""
+    recipes = recipes_of(function)
+    if recipes and any(word.startswith(("--recipe", "--config")) for word in words):
+        given = parser.parse_args(words, defaults=False)
+        if given.get("recipe") is not None:
+            options = recipes[given["recipe"]]
+            for kind in settings_of(function).values():
+                alone = getattr(kind, "alone", ())
+                if any(given.get(name) is not None for name in alone):
+                    options = {name: options[name] for name in options if name not in alone}
+            parser.set_defaults(options)
+    return parser.parse_args(words)
+
+
 def names_of(function: Callable[..., Any]) -> list[str]:
     """The names of all options of the function."""
     settings = settings_of(function)
-    plain = [name for name in signature(function).parameters if name not in settings]
-    fields = [field.name for kind in settings.values() for field in dataclasses.fields(kind)]
-    return plain + fields
+    names = [name for name in signature(function).parameters if name not in settings]
+    for prefix, kind in groups_of(function):
+        fields = [each.name for each in dataclasses.fields(kind) if each.name not in parts_of(kind)]
+        names += [f"{prefix}.{name}" if prefix else name for name in fields]
+    return names
 
 
 def arguments_of(function: Callable[..., Any], given: Namespace) -> dict[str, Any]:
     """The arguments to call the function with."""
     settings = settings_of(function)
-    built = {
-        name: kind(**{field.name: given[field.name] for field in dataclasses.fields(kind)})
-        for name, kind in settings.items()
-    }
+    built = {name: build(kind, given) for name, kind in settings.items()}
     plain = [name for name in signature(function).parameters if name not in settings]
     return built | {name: given[name] for name in plain}
+
+
+def build(kind: type, given: Namespace) -> Any:
+    """The settings of this kind that were given."""
+    parts = parts_of(kind)
+    values = {field.name: given[field.name] for field in dataclasses.fields(kind)}
+    return kind(**values | {name: build(part, values[name]) for name, part in parts.items()})
 
 
 def as_options(message: str, names: Iterable[str]) -> str:
     """A message in which arguments are called as the options are that one has typed.
 
     Only where a word can be nothing else: in front of the sentence, in brackets, with its value,
-    or with an underscore in it.
+    or with an underscore or a point in it.
     """
-    for name in sorted(names, key=len, reverse=True):
-        message = re.sub(rf"(?<![\w\-./'\"]){name}=True\b", f"--{name}", message)
-        message = re.sub(rf"(?<![\w\-./'\"]){name}=None\b", f"--{name} null", message)
-        message = re.sub(rf"(?<![\w\-./'\"]){name}=(?=[^\s=])", f"--{name} ", message)
-        message = re.sub(rf"^{name}(?= )|(?<=\(){name}(?=\))", f"--{name}", message)
-        if "_" in name:
-            message = re.sub(rf"(?<![\w\-./'\"]){name}(?![\w./'\"])", f"--{name}", message)
+    for written_name in sorted(names, key=len, reverse=True):
+        name = re.escape(written_name)
+        typed = option(written_name)
+        message = re.sub(rf"(?<![\w\-./'\"]){name}=True\b", typed, message)
+        message = re.sub(rf"(?<![\w\-./'\"]){name}=None\b", f"{typed} null", message)
+        message = re.sub(rf"(?<![\w\-./'\"]){name}=(?=[^\s=])", f"{typed} ", message)
+        message = re.sub(rf"^{name}(?= )|(?<=\(){name}(?=\))", typed, message)
+        if "_" in written_name or "." in written_name:
+            message = re.sub(rf"(?<![\w\-./'\"]){name}(?![\w./'\"])", typed, message)
     return message

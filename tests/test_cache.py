@@ -86,6 +86,33 @@ def test_cached_prompts_go_on_by_any_causal_topology(score: str, topology: str) 
     assert_same(by_example(steps, logits), tokens.with_x(model(tokens)).unbatch())
 
 
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+@torch.no_grad()
+def test_causal_convolutions_go_on_from_the_last_tokens(kernel: int) -> None:
+    model = LanguageModel(VOCABULARY, SIZE, feed_forward=f"convolution({kernel})")
+    model = model.double().eval()
+    ids = random_ids(LENGTHS)
+    tokens = sequences(ids)
+    uncached = tokens.with_x(model(tokens)).unbatch()
+    for bounds in ([1, 2, 3, 4, 5, 6, 7, 8], [2, 3, 7]):
+        cache = Cache(len(ids), capacity=3)
+        steps = in_steps(ids, bounds)
+        logits = [model.logits(model.decode(step, cache=cache)) for step in steps]
+        assert_same(by_example(steps, logits), uncached)
+
+
+@torch.no_grad()
+def test_what_a_layer_keeps_follows_a_selection() -> None:
+    model = LanguageModel(VOCABULARY, SIZE, feed_forward="convolution(3)").double().eval()
+    first, second, cache = random_ids((3, 2)), random_ids((1, 1, 1)), Cache(2)
+    model.decode(sequences(first), cache=cache)
+    cache.select(torch.tensor([1, 0, 1]))
+    logits = model.logits(model.decode(sequences(second), cache=cache))
+    for row, old in enumerate((1, 0, 1)):
+        whole = model(sequences([torch.cat([first[old], second[row]])]))
+        torch.testing.assert_close(logits[row], whole[-1], rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("kv_heads", [1, 2])
 @pytest.mark.parametrize("score", ["Rotary(DotProduct())", f"GATv2({HEADS})", "Kernel()"])
 @torch.no_grad()
@@ -148,11 +175,13 @@ def test_cache_works_under_autocast() -> None:
 
 
 @torch.no_grad()
-def test_slots_double_and_stand_where_no_causal_rule_reaches() -> None:
+def test_slots_grow_and_stand_where_no_causal_rule_reaches() -> None:
     cache = Cache(2, capacity=2)
-    new = cache.extend(sequences([torch.zeros(3, 1), torch.zeros(1, 1)]))
-    assert new.at[:, 0].tolist() == [0, 1, 2, 0]
+    new = cache.extend(sequences([torch.zeros(4, 1), torch.zeros(1, 1)]))
+    assert new.at[:, 0].tolist() == [0, 1, 2, 3, 0]
     assert cache.capacity == 4
+    cache = Cache(2, capacity=4)
+    cache.extend(sequences([torch.zeros(3, 1), torch.zeros(1, 1)]))
     new = cache.extend(sequences([torch.zeros(0, 1), torch.zeros(2, 1)]))
     assert new.at[:, 0].tolist() == [1, 2]
     assert cache.lengths.tolist() == [3, 3]
@@ -187,11 +216,11 @@ def test_scores_of_degrees_have_no_cache() -> None:
 
 
 @torch.no_grad()
-def test_convolutions_have_no_cache() -> None:
-    block = Block(8, Attention(8, 2), ConvFeedForward(8, 8, causal=True))
+def test_convolutions_of_what_follows_have_no_cache() -> None:
+    block = Block(8, Attention(8, 2), ConvFeedForward(8, 8))
     cache = Cache(1)
     new = cache.extend(sequences([torch.zeros(1, 8)]))
-    with pytest.raises(ValueError, match=r"reads neighbors in the sequence.*write FeedForward"):
+    with pytest.raises(ValueError, match=r"has no tokens that follow.*causal=True"):
         block(new.x, gf.causal().bind(new, cache.tokens), cache=cache)
 
 

@@ -166,9 +166,27 @@ def test_arguments_are_called_as_one_types_them(message: str, expected: str) -> 
             'edges("graph")',
         ),
         (
-            "translate fit --decoder_topology edges('a')",
-            "--decoder_topology has edges('a'), and the data have no edges: leave it out, or write "
+            "translate fit --decoder.topology edges('a')",
+            "--decoder.topology has edges('a'), and the data have no edges: leave it out, or write "
             "one such as window(4)",
+        ),
+        (
+            "translate fit --encoder.feed_forward conv(3)",
+            "--encoder.feed_forward: unknown feed_forward 'conv(3)': write 'linear()', or a "
+            "convolution with the number of tokens that it reads, such as 'convolution(3)'",
+        ),
+        (
+            "translate fit --model lstm --decoder.score Gaussian()",
+            "--decoder.score is Gaussian(), and an LSTM reads its tokens one after another, with "
+            "no graph among them: leave it out, or write --model transformer",
+        ),
+        (
+            "translate fit --encoder.topologie window(2)",
+            "there is no option --encoder.topologie: did you mean --encoder.topology?",
+        ),
+        (
+            "translate fit --encoder.topology",
+            "--encoder.topology needs a value: write a text",
         ),
     ],
 )

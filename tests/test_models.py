@@ -247,14 +247,23 @@ def test_graphs_made_ahead_are_those_made_inside(source: Tokens) -> None:
     torch.testing.assert_close(model(source, source, graphs), model(source, source))
 
 
-def test_decoder_hears_nothing_that_follows(source: Tokens) -> None:
-    model = Transformer(VOCABULARY, SIZE, decoder_topology="window(2)").eval()
+@pytest.mark.parametrize("feed_forward", ["linear()", "convolution(3)"])
+def test_decoder_hears_nothing_that_follows(feed_forward: str, source: Tokens) -> None:
+    settings = {"decoder_topology": "window(2)", "feed_forward": ("linear()", feed_forward)}
+    model = Transformer(VOCABULARY, SIZE, **settings).eval()
     target = random_sentences(4, 4, 4, 4, 4, 4)
     before = model(source, target).view(6, 4, -1)
     changed = target.with_x(torch.where(target.at[:, 0] == 3, 4, target.x))
     after = model(source, changed).view(6, 4, -1)
     torch.testing.assert_close(after[:, :3], before[:, :3])
     assert not torch.allclose(after[:, 3], before[:, 3])
+
+
+def test_encoder_and_decoder_may_have_scores_of_their_own() -> None:
+    model = Transformer(VOCABULARY, SIZE, score=("Gaussian()", gf.Cosine(4)))
+    kinds = [type(block.attention.layer.score) for block in [*model.encoder, *model.decoder]]
+    assert kinds == [gf.Gaussian, gf.Cosine]
+    assert type(model.decoder[0].cross.layer.score) is gf.Cosine, "the decoder's where left out"
 
 
 def test_layers_have_scores_of_their_own() -> None:
@@ -278,6 +287,10 @@ def test_fresh_logits_are_of_the_size_of_one(norm_first: bool) -> None:
 def test_sequence_models_refuse_what_they_cannot_read(source: Tokens) -> None:
     with pytest.raises(ValueError, match="unknown positions='rotary'; write 'sinusoidal'"):
         Transformer(VOCABULARY, SIZE, positions="rotary")
+    with pytest.raises(
+        ValueError, match=r"feed_forward 'conv\(3\)': write 'linear\(\)', or a conv"
+    ):
+        LanguageModel(VOCABULARY, SIZE, feed_forward="conv(3)")
     model = LanguageModel(VOCABULARY, SIZE)
     with pytest.raises(ValueError, match="hold the id 12, and the vocabulary has 12 ids, 0 to 11"):
         model(source.with_x(source.x + VOCABULARY - int(source.x.max())))

@@ -25,6 +25,7 @@ from graphformer.tasks.learner import SummedLoss
 from graphformer.tasks.resume import Saving
 from graphformer.tasks.run import Budget, Machine, Run, train
 from graphformer.tasks.settings import Job
+from graphformer.tasks.translation.attending import Attending
 from graphformer.tasks.translation.corpus import (
     collate,
     encode_pairs,
@@ -35,7 +36,6 @@ from graphformer.tasks.translation.corpus import (
 from graphformer.tasks.translation.kept import BEST, KeptWeights
 from graphformer.tasks.translation.learner import TranslationLearner
 from graphformer.tasks.translation.settings import (
-    Attending,
     Corpus,
     Search,
     Training,
@@ -85,7 +85,8 @@ def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 def translator_of(text: Corpus, dropout: float = 0.0) -> Translator:
     tokenizer = make_vocabulary(read_corpus(text).train, 0)
-    return Translator(tokenizer, replace(SMALL, dropout=dropout).size, Attending())
+    size = replace(SMALL, dropout=dropout).size
+    return Translator(Attending().make_model(tokenizer.get_vocab_size(), size), tokenizer)
 
 
 @pytest.mark.usefixtures("plain_steps")
@@ -149,7 +150,7 @@ def test_the_average_is_left_and_validated(corpus: Corpus, tmp_path: Path) -> No
             continue  # tied to another
         each = torch.stack([*(point[key] for point in points), checkpoint["state_dict"][key]])
         assert torch.allclose(value, each.mean(0), atol=1e-6)
-    translator = Translator.load(out)
+    translator = Translator.from_pretrained(out)
     learner = TranslationLearner(translator, 1.0, 0.1, []).eval()
     pairs = encode_pairs(translator.tokenizer, read_corpus(corpus).validation)
     with torch.no_grad():
@@ -177,8 +178,8 @@ def test_the_best_are_kept_under_their_bleu(corpus: Corpus, tmp_path: Path) -> N
     assert not same(weights(out), weights(out / BEST / expected[1]))
     assert figures["validation_bleu"] == bleu[order[0]]
     assert figures["best_epoch"] == order[0] + 1
-    found = Translator.load(out / BEST / expected[0]).translate(["eins"], beam=1)
-    assert found == Translator.load(out).translate(["eins"], beam=1)
+    found = Translator.from_pretrained(out / BEST / expected[0]).translate(["eins"], beam=1)
+    assert found == Translator.from_pretrained(out).translate(["eins"], beam=1)
 
 
 def test_translators_of_an_abandoned_course_are_removed(corpus: Corpus, tmp_path: Path) -> None:

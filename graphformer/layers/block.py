@@ -21,7 +21,8 @@ class Block(nn.Module):
     Args:
         dim: width of the tokens that leave each of its parts, where they are normalized.
         attention: a layer called as `attention(x, graph, memory, cache)`.
-        feed_forward: a layer called as `feed_forward(x, graph)`, or None.
+        feed_forward: a layer called as `feed_forward(x, graph)`, and with a cache as
+            `feed_forward(x, graph, cache)`, or None.
         cross: a layer called as `attention` is, with the memory, or None.
         norm: makes the norm of a width, or None for no norms.
         norm_first: whether a part sees normalized tokens and adds to the others, instead of sums
@@ -96,7 +97,9 @@ class Block(nn.Module):
         x = self.attention(x, graph, None, cache)
         if self.cross is not None:
             x = self.cross(x, memory_graph, memory, cache)
-        return x if self.feed_forward is None else self.feed_forward(x, graph)
+        if self.feed_forward is None:
+            return x
+        return self.feed_forward(x, graph, *(() if cache is None else (cache,)))
 
 
 class Part(nn.Module):

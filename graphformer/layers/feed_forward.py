@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from graphformer.dropout import Dropout
 from graphformer.graph import TokenGraph
+from graphformer.layers.cache import Cache
 from graphformer.layout import Layout
 
 
@@ -43,9 +44,12 @@ class FeedForward(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(
-        self, x: Float[Tensor, "token dim"], graph: TokenGraph | None = None
+        self,
+        x: Float[Tensor, "token dim"],
+        graph: TokenGraph | None = None,
+        cache: Cache | None = None,
     ) -> Float[Tensor, "token dim"]:
-        """The tokens, each mapped by itself; the graph is not read."""
+        """The tokens, each mapped by itself; neither graph nor cache is read."""
         out: Tensor = self.contract(self.dropout(self.activation(self.expand(x))))
         return out
 
@@ -92,34 +96,55 @@ class ConvFeedForward(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(
-        self, x: Float[Tensor, "token dim"], graph: TokenGraph
+        self, x: Float[Tensor, "token dim"], graph: TokenGraph, cache: Cache | None = None
     ) -> Float[Tensor, "token dim"]:
         """The tokens, each mapped with its neighbors in the order of its example.
 
         Args:
             x: the tokens.
             graph: says where they stand; its edges are not read.
+            cache: what a decoder remembers: here the last tokens before these.
 
         Raises:
-            ValueError: if the graph is bipartite, as a decoder's with a cache is: tokens that a
-                convolution needs are then not there.
+            ValueError: if the queries are some of the tokens only, as those of a bipartite graph
+                are, and the others are neither in a cache nor all before them.
         """
-        if graph.bipartite:
+        if cache is not None and not self.causal:
+            raise ValueError(
+                "a decoder with a cache has no tokens that follow, and this ConvFeedForward reads "
+                "them; write ConvFeedForward(..., causal=True)"
+            )
+        if cache is None and graph.bipartite:
             raise ValueError(
                 "ConvFeedForward reads neighbors in the sequence, and the queries of a bipartite "
-                "graph (a decoding step with a cache is one) may lack theirs; write FeedForward"
+                "graph may lack theirs; pass the cache that has them, or write FeedForward"
             )
-        hidden = self.dropout(self.activation(self._convolve(self.expand, x, graph.queries)))
-        return self._convolve(self.contract, hidden, graph.queries)
+        layout = graph.queries if cache is None else cache.new
+        hidden = self.dropout(self.activation(self._convolve(self.expand, x, layout, cache)))
+        return self._convolve(self.contract, hidden, layout, cache)
 
     def _convolve(
-        self, convolution: nn.Conv1d, x: Float[Tensor, "token _"], layout: Layout
+        self,
+        convolution: nn.Conv1d,
+        x: Float[Tensor, "token _"],
+        layout: Layout,
+        cache: Cache | None,
     ) -> Float[Tensor, "token _"]:
-        """One convolution over all examples, laid end to end with zeros between them."""
+        """One convolution over all examples, laid end to end with zeros between them.
+
+        With a cache, what it has of the tokens before an example's stands there instead.
+        """
         gap = self.kernel - 1
         rows = torch.arange(layout.num_tokens, device=x.device) + gap * (layout.example + 1)
         num_rows = layout.num_tokens + gap * (layout.num_examples + 1)
         spaced = x.new_zeros(num_rows, x.shape[1]).index_copy_(0, rows, x)
+        if cache is not None:
+            count = torch.arange(layout.num_examples, device=x.device).unsqueeze(1)
+            before = gap * count + torch.arange(gap, device=x.device)
+            past = cache.recall(convolution)
+            if past is not None and past[0] is not None:
+                spaced[layout.ptr[:-1].unsqueeze(1) + before] = past[0]
+            cache.keep(convolution, (spaced[layout.ptr[1:].unsqueeze(1) + before],))
         out = convolution(spaced.T.unsqueeze(0)).squeeze(0).T
         return out.index_select(0, rows - (gap if self.causal else gap // 2))
 

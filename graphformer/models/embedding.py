@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import torch
 from jaxtyping import Float, Int
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphformer.dropout import Dropout
-from graphformer.positions import sinusoidal
+from graphformer.positions import Learned, sinusoidal
 from graphformer.tokens import Tokens
 
 
@@ -98,17 +99,20 @@ def make_positions(positions: str | nn.Module | None, dim: int) -> nn.Module | N
     """The module that a model was given, by name or itself.
 
     Args:
-        positions: "sinusoidal", a module, which is copied, or None.
+        positions: "sinusoidal", "Learned(512)" for vectors of so many positions, a module, which
+            is copied, or None.
         dim: width of the tokens.
 
     Raises:
         ValueError: if the name is unknown.
     """
-    if isinstance(positions, str):
-        if positions != "sinusoidal":
-            raise ValueError(
-                f"unknown positions={positions!r}; write 'sinusoidal', a module such as "
-                "Learned(512, dim), or None and a score of positions: 'Rotary(DotProduct())'"
-            )
+    if positions is None or isinstance(positions, nn.Module):
+        return copy.deepcopy(positions)
+    if positions == "sinusoidal":
         return Sinusoidal(dim)
-    return copy.deepcopy(positions)
+    if (learned := re.fullmatch(r"Learned\((\d+)\)", positions)) is not None:
+        return Learned(int(learned[1]), dim)
+    raise ValueError(
+        f"unknown positions={positions!r}; write 'sinusoidal', 'Learned(512)' for that many, a "
+        "module of your own, or None and a score of positions: 'Rotary(DotProduct())'"
+    )

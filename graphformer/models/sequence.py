@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphformer.graph import TokenGraph
 from graphformer.layers import Cache
+from graphformer.layers.cache import join
+from graphformer.models.pretrained import Pretrained
+from graphformer.models.settings import described
 from graphformer.models.stack import (
+    LINEAR,
     Size,
     as_topology,
     causal_topology,
     last_norm,
     make_block,
     make_embedding,
+    of_each,
+    one_each,
 )
 from graphformer.scores import Score
 from graphformer.tokens import Tokens
@@ -40,20 +45,23 @@ class Graphs(NamedTuple):
     cross: TokenGraph
 
 
-class Transformer(nn.Module):
+class Transformer(Pretrained):
     """An encoder and a decoder: logits of each next target token, given the source.
 
     Args:
         vocabulary: number of ids; one table of vectors then serves source, target and output. Of a
             pair (source, target) there are three tables.
         size: how wide and deep.
-        score: how strongly a query attends to a key, or its notation; each layer has a copy.
+        score: how strongly a query attends to a key, or its notation; each layer has a copy. A pair
+            is the encoder's and the decoder's.
         cross_score: the same for target tokens that attend to the source, where distances may mean
-            nothing; `score` where left out.
-        positions: "sinusoidal", a module from positions to vectors, or None where the score knows
-            positions.
+            nothing; the decoder's where left out.
+        positions: "sinusoidal", "Learned(512)", a module from positions to vectors, or None where
+            the score knows positions.
         encoder_topology: who attends to whom in the source, or its notation.
         decoder_topology: the same in the target, cut to what is causal.
+        feed_forward: "linear()", or "convolution(3)" over 3 tokens, in the decoder of those so far;
+            a pair is the encoder's and the decoder's.
 
     Raises:
         ValueError: if a notation cannot be read, or a decoder could not go on by its topology.
@@ -66,14 +74,25 @@ class Transformer(nn.Module):
         vocabulary: int | tuple[int, int],
         size: Size | None = None,
         *,
-        score: Score | str = "DotProduct()",
+        score: Score | str | tuple[Score | str, Score | str] = "DotProduct()",
         cross_score: Score | str | None = None,
         positions: nn.Module | str | None = "sinusoidal",
         encoder_topology: Topology | str = "complete()",
         decoder_topology: Topology | str = "causal()",
+        feed_forward: str | tuple[str, str] = LINEAR,
     ) -> None:
         super().__init__()
         size = size or Size()
+        self.settings = described(
+            vocabulary=vocabulary,
+            size=size,
+            score=score,
+            cross_score=cross_score,
+            positions=positions,
+            encoder_topology=encoder_topology,
+            decoder_topology=decoder_topology,
+            feed_forward=feed_forward,
+        )
         self.encoder_topology = as_topology(encoder_topology)
         self.decoder_topology = causal_topology(decoder_topology)
         if isinstance(vocabulary, int):
@@ -82,11 +101,15 @@ class Transformer(nn.Module):
         else:
             self.source, self.target = (make_embedding(ids, size, positions) for ids in vocabulary)
             self.output = nn.Linear(size.dim, vocabulary[1], bias=False)
-        cross_score = score if cross_score is None else cross_score
-        self.encoder = nn.ModuleList(make_block(size, score) for _ in range(size.layers))
+        scores, converts = of_each(score), of_each(feed_forward)
+        cross_score = scores[1] if cross_score is None else cross_score
+        self.encoder = nn.ModuleList(
+            make_block(size, scores[0], feed_forward=converts[0]) for _ in range(size.layers)
+        )
         self.encoder_norm = last_norm(size)
         self.decoder = nn.ModuleList(
-            make_block(size, score, cross_score) for _ in range(size.layers)
+            make_block(size, scores[1], cross_score, converts[1], causal=True)
+            for _ in range(size.layers)
         )
         self.decoder_norm = last_norm(size)
 
@@ -136,10 +159,11 @@ class Transformer(nn.Module):
             cache: what was decoded before.
         """
         if cache is not None:
-            target = cache.extend(target)
-            graph = self.decoder_topology.bind(target, cache.tokens)
+            target = cache.extend(target, self.decoder_topology)
+            graph = cache.bind(self.decoder_topology, target)
+            cross = cache.bind_memory(target, memory)
         graph = graph or self.decoder_topology.bind(target)
-        cross = cross or complete().bind(_grouped(target, memory.num_examples), memory)
+        cross = cross or complete().bind(join(target, memory.num_examples), memory)
         x = self.target(target)
         for block in self.decoder:
             x = block(x, graph, memory.x, cross, cache)
@@ -156,19 +180,20 @@ class Transformer(nn.Module):
 
     def start(self, source: Tokens, begin: int) -> tuple[Tokens, Tokens]:
         """The first target token of each sentence, and the memory: where a search starts."""
-        return _one_each(source, begin), self.encode(source)
+        return one_each(source, begin), self.encode(source)
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(Pretrained):
     """A decoder alone: logits of each next token, with one table of vectors for input and output.
 
     Args:
         vocabulary: number of ids.
         size: how wide and deep.
         score: how strongly a query attends to a key, or its notation; each layer has a copy.
-        positions: "sinusoidal", a module from positions to vectors, or None where the score knows
-            positions.
+        positions: "sinusoidal", "Learned(512)", a module from positions to vectors, or None where
+            the score knows positions.
         topology: who attends to whom, or its notation, cut to what is causal.
+        feed_forward: "linear()", or "convolution(3)" over 3 tokens so far.
 
     Raises:
         ValueError: if a notation cannot be read, or a decoder could not go on by its topology.
@@ -184,12 +209,24 @@ class LanguageModel(nn.Module):
         score: Score | str = "DotProduct()",
         positions: nn.Module | str | None = "sinusoidal",
         topology: Topology | str = "causal()",
+        feed_forward: str = LINEAR,
     ) -> None:
         super().__init__()
         size = size or Size()
+        self.settings = described(
+            vocabulary=vocabulary,
+            size=size,
+            score=score,
+            positions=positions,
+            topology=topology,
+            feed_forward=feed_forward,
+        )
         self.topology = causal_topology(topology)
         self.embedding = make_embedding(vocabulary, size, positions)
-        self.blocks = nn.ModuleList(make_block(size, score) for _ in range(size.layers))
+        self.blocks = nn.ModuleList(
+            make_block(size, score, feed_forward=feed_forward, causal=True)
+            for _ in range(size.layers)
+        )
         self.norm = last_norm(size)
 
     def forward(
@@ -214,8 +251,8 @@ class LanguageModel(nn.Module):
             cache: what was decoded before.
         """
         if cache is not None:
-            tokens = cache.extend(tokens)
-            graph = self.topology.bind(tokens, cache.tokens)
+            tokens = cache.extend(tokens, self.topology)
+            graph = cache.bind(self.topology, tokens)
         graph = graph or self.topology.bind(tokens)
         x = self.embedding(tokens)
         for block in self.blocks:
@@ -234,23 +271,3 @@ class LanguageModel(nn.Module):
     def start(self, source: Tokens, begin: int | None = None) -> tuple[Tokens, None]:
         """The prompts themselves, and no memory: where a search starts."""
         return source, None
-
-
-def _grouped(target: Tokens, num_groups: int) -> Tokens:
-    """The same tokens, with as many examples one after another joined as make `num_groups`."""
-    count = target.num_examples // num_groups
-    if count * num_groups != target.num_examples:
-        raise ValueError(
-            f"{target.num_examples} target sequences cannot share {num_groups} sources evenly; "
-            "give each source as many"
-        )
-    if count == 1:
-        return target
-    return target._replace(ptr=target.ptr[::count], lengths=target.lengths.view(-1, count).sum(1))
-
-
-def _one_each(source: Tokens, begin: int) -> Tokens:
-    size, device = source.num_examples, source.x.device
-    ids = torch.full((size,), begin, device=device)
-    ptr = torch.arange(size + 1, device=device)
-    return Tokens(ids, ptr, torch.zeros_like(ids).unsqueeze(1), torch.ones(size, dtype=torch.int64))

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import dataclass
+from typing import TypeVar
 
+import torch
 from torch import nn
 
-from graphformer.layers import Attention, Block, FeedForward
+from graphformer.layers import Attention, Block, ConvFeedForward, FeedForward
 from graphformer.models.embedding import Embedding, make_positions
 from graphformer.scores import Score
+from graphformer.tokens import Tokens
 from graphformer.topology import Topology, causal
+
+_Of = TypeVar("_Of")
+
+LINEAR = "linear()"
+_FEED_FORWARD = re.compile(r"linear\(\s*\)|convolution\(\s*(?:kernel\s*=\s*)?(?P<kernel>\d+)\s*\)")
 
 
 @dataclass(frozen=True)
@@ -39,16 +48,45 @@ class Size:
     norm_first: bool = True
 
 
-def make_block(size: Size, score: Score | str, cross_score: Score | str | None = None) -> Block:
+def make_block(
+    size: Size,
+    score: Score | str,
+    cross_score: Score | str | None = None,
+    feed_forward: str = LINEAR,
+    causal: bool = False,
+) -> Block:
     """A transformer's block with scores of its own; given a cross score, it reads a memory."""
     return Block(
         size.dim,
         _attention(size, score),
-        FeedForward(size.dim, size.hidden, size.dropout),
+        make_feed_forward(feed_forward, size, causal),
         None if cross_score is None else _attention(size, cross_score),
         norm_first=size.norm_first,
         dropout=size.dropout,
     )
+
+
+def make_feed_forward(notation: str, size: Size, causal: bool = False) -> nn.Module:
+    """What a block does to each token alone, or to each and its neighbors in the sequence.
+
+    Args:
+        notation: "linear()", or "convolution(3)" of which each convolution reads 3 tokens.
+        size: of the block.
+        causal: whether a convolution is to read none that follows.
+
+    Raises:
+        ValueError: if the notation cannot be read, or the convolution has no middle.
+    """
+    found = _FEED_FORWARD.fullmatch(notation.strip())
+    if found is None or found["kernel"] == "0":
+        raise ValueError(
+            f"unknown feed_forward {notation!r}: write {LINEAR!r}, or a convolution with the "
+            "number of tokens that it reads, such as 'convolution(3)'"
+        )
+    if found["kernel"] is None:
+        return FeedForward(size.dim, size.hidden, size.dropout)
+    kernel = int(found["kernel"])
+    return ConvFeedForward(size.dim, size.hidden, kernel, size.dropout, causal=causal)
 
 
 def make_embedding(vocabulary: int, size: Size, positions: nn.Module | str | None) -> Embedding:
@@ -59,6 +97,11 @@ def make_embedding(vocabulary: int, size: Size, positions: nn.Module | str | Non
 def last_norm(size: Size) -> nn.Module:
     """What stands behind the last block: with norms in front of the parts, its sum has none yet."""
     return nn.LayerNorm(size.dim) if size.norm_first else nn.Identity()
+
+
+def make_score(score: Score | str) -> Score:
+    """A copy of the score, or the one that a notation writes."""
+    return Score.parse(score) if isinstance(score, str) else copy.deepcopy(score)
 
 
 def as_topology(topology: Topology | str) -> Topology:
@@ -82,8 +125,21 @@ def causal_topology(topology: Topology | str) -> Topology:
     return topology if topology.is_causal else topology & causal()
 
 
+def one_each(source: Tokens, begin: int) -> Tokens:
+    """The first target token of each sentence."""
+    size, device = source.num_examples, source.x.device
+    ids = torch.full((size,), begin, device=device)
+    ptr = torch.arange(size + 1, device=device)
+    return Tokens(ids, ptr, torch.zeros_like(ids).unsqueeze(1), torch.ones(size, dtype=torch.int64))
+
+
+def of_each(value: _Of | tuple[_Of, _Of]) -> tuple[_Of, _Of]:
+    """What the encoder and the decoder are given, where it may be the same."""
+    return value if isinstance(value, tuple) else (value, value)
+
+
 def _attention(size: Size, score: Score | str) -> Attention:
-    own = Score.parse(score) if isinstance(score, str) else copy.deepcopy(score)
+    own = make_score(score)
     return Attention(
         size.dim, size.heads, own, kv_heads=size.kv_heads, dropout=size.attention_dropout
     )

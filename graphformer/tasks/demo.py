@@ -23,8 +23,9 @@ from graphformer.tasks.comparison.settings import Graphs, Sizes, Timing
 from graphformer.tasks.record import read_figures
 from graphformer.tasks.report import Section, Table, write_report
 from graphformer.tasks.settings import Job, check_folder
+from graphformer.tasks.translation.attending import Attending
 from graphformer.tasks.translation.corpus import read_corpus
-from graphformer.tasks.translation.settings import Attending, Corpus, Shape, Training
+from graphformer.tasks.translation.settings import Corpus, Shape, Training
 from graphformer.tasks.translation.task import CURVES, HYPOTHESES
 
 REPORT = "index.html"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -127,9 +127,14 @@ def fill(settings: Settings, suiting: Mapping[str, Any]) -> Settings:
 
 
 def flatten(parts: Iterable[object]) -> dict[str, Any]:
-    """The fields of dataclasses in one dictionary, of what YAML knows."""
-    fields = {name: value for part in parts for name, value in vars(part).items()}
-    return {name: str(each) if isinstance(each, Path) else each for name, each in fields.items()}
+    """The fields of dataclasses in one dictionary, of what YAML knows; `part.field` of a part."""
+    fields: dict[str, Any] = {}
+    for name, value in (field for part in parts for field in vars(part).items()):
+        if is_dataclass(value):
+            fields |= {f"{name}.{inner}": each for inner, each in flatten([value]).items()}
+        else:
+            fields[name] = str(value) if isinstance(value, Path) else value
+    return fields
 
 
 def keep_settings(out: Path, parts: Iterable[object], resume: bool) -> None:

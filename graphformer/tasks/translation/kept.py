@@ -85,7 +85,7 @@ class KeptWeights:
         for name in named.keys() - there:
             unfinished = self.folder / f"{name}{UNFINISHED}"
             with with_weights(learner, named[name].weights):
-                self.translator.save(unfinished)
+                self.translator.save_pretrained(unfinished)
             unfinished.rename(self.folder / name)
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 
 from graphformer.data.vocabulary import SMALLEST_BPE
 from graphformer.models.stack import Size
 from graphformer.tasks.device import multiplies_bfloat16
-from graphformer.tasks.fitting import check_edges, check_score, check_width
 from graphformer.tasks.run import Budget
 from graphformer.tasks.schedule import Schedule
 from graphformer.tasks.settings import check_least, check_positive, check_probabilities, fill
@@ -30,6 +30,9 @@ SUITING: dict[str, dict[str, Any]] = {
     | {"label_smoothing": 0.1, "vocabulary": 6000}
     | PLAIN,
 }
+
+# What `--recipe` names: options of any kind, such as "encoder.score", in place of their defaults.
+RECIPES: dict[str, dict[str, Any]] = {"multi30k": dict(SUITING["sentences"])}
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Shape:
         dim: width of the tokens.
         heads: number of heads.
         layers: number of blocks, of the encoder and of the decoder each.
-        hidden: width inside the feed-forward networks.
+        hidden: width inside the feed-forward networks, and of the states of an lstm.
         dropout: probability of zero behind each part of a block.
     """
 
@@ -79,39 +82,6 @@ class Shape:
     def size(self) -> Size:
         """The size of a model, of a shape in which nothing is left out."""
         return Size(**vars(self))
-
-
-@dataclass(frozen=True)
-class Attending:
-    """Who attends to whom and how strongly, in the library's notation.
-
-    Attributes:
-        score: how strongly a token attends to another of its sentence, such as
-            "Rotary(DotProduct())".
-        cross_score: how strongly a token of the target attends to the source.
-        positions: sinusoidal, or none where the score knows positions.
-        encoder_topology: who attends to whom in the source, such as "window(4)".
-        decoder_topology: who attends to whom in the target, of those before.
-    """
-
-    score: str = "DotProduct()"
-    cross_score: str = "DotProduct()"
-    positions: Literal["sinusoidal", "none"] = "sinusoidal"
-    encoder_topology: str = "complete()"
-    decoder_topology: str = "causal()"
-
-    def check_fits(self, shape: Shape) -> None:
-        """Does nothing where a model of this shape, with nothing left out, can attend so.
-
-        Raises:
-            ValueError: the heads do not fit, or a topology names edges, which sentences lack.
-        """
-        heads = shape.size.heads
-        check_width("dim", shape.size.dim, heads)
-        for name in ("score", "cross_score"):
-            check_score(name, getattr(self, name), heads)
-        for name in ("encoder_topology", "decoder_topology"):
-            check_edges(name, getattr(self, name), [])
 
 
 @dataclass(frozen=True)
@@ -147,6 +117,9 @@ class Training(Updates, Weights):
         vocabulary: number of pieces of words; 0 for one token a character.
         precision: 32-true, or bf16-mixed, which left out is taken where the device is fast in it.
     """
+
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = RECIPES
+    alone: ClassVar[Sequence[str]] = LIMITS
 
     minutes: float | None = None
     epochs: int | None = None

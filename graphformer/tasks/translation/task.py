@@ -20,11 +20,13 @@ from graphformer.tasks.randomness import seed_everything
 from graphformer.tasks.record import write_metrics
 from graphformer.tasks.run import HISTORY, Run, is_first_process, train
 from graphformer.tasks.schedule import FALLS, RiseAndFall
+from graphformer.tasks.translation.attending import Attending
+from graphformer.tasks.translation.bootstrap import resample
 from graphformer.tasks.translation.corpus import EncodedPair, encode_pairs, make_loader
 from graphformer.tasks.translation.kept import KeptWeights, describe
 from graphformer.tasks.translation.learner import TranslationLearner
 from graphformer.tasks.translation.scores import Quality, measure, signature
-from graphformer.tasks.translation.settings import Attending, Course, Search
+from graphformer.tasks.translation.settings import Course, Search
 from graphformer.tasks.translation.translator import Translator
 
 NUM_SHOWN = 5
@@ -43,6 +45,7 @@ class Task:
         attending: who attends to whom.
         search: how translations are searched for.
         device: to train on.
+        tokenize: how BLEU finds words.
     """
 
     text: TextSplits
@@ -52,6 +55,7 @@ class Task:
     attending: Attending
     search: Search
     device: torch.device
+    tokenize: str = "13a"
 
     def check(self) -> None:
         """Does nothing where all runs can begin.
@@ -71,7 +75,12 @@ class Task:
         translator = self._translator()
         watched = self.text.validation[: course.watched]
         learner = TranslationLearner(
-            translator, course.learning_rate, course.label_smoothing, watched, course.r_drop
+            translator,
+            course.learning_rate,
+            course.label_smoothing,
+            watched,
+            course.r_drop,
+            self.tokenize,
         )
         batches, validation = self._load(run.seed)
         fall = FALLS[course.schedule]
@@ -89,7 +98,7 @@ class Task:
         measured |= kept.choose(learner, validation, run)
         if not is_first_process(run.machine):
             return measured
-        translator.save(run.out)
+        translator.save_pretrained(run.out)
         with where_installed():
             plot_history(run.out / HISTORY, run.out / CURVES)
         quality = self.test(translator, run.out)
@@ -102,11 +111,11 @@ class Task:
         sources, references = map(list, zip(*self.text.test, strict=True))
         start = time.monotonic()
         found = translator.translate(sources, self.search.beam, self.search.length_penalty)
-        quality = measure(found, references)
+        quality = measure(found, references, self.tokenize)
         write_text(out / HYPOTHESES, "\n".join(found) + "\n")
         print(show_samples(sources, found, references))
         print(f"test set of {len(found):,}, translated in {time.monotonic() - start:.0f} s")
-        print(quality)
+        print(quality, resample({"test": found}, references, self.tokenize), sep="\n")
         return quality
 
     def write(self, out: Path, figures: Mapping[str, object], seeds: list[int]) -> None:
@@ -122,14 +131,15 @@ class Task:
             protocol=(
                 f"test set, {describe(course)}, beam {search.beam}, length penalty "
                 f"{search.length_penalty:g}; validation_bleu and validation_exact_match: first "
-                f"{course.watched} validation pairs, greedy; {signature()}"
+                f"{course.watched} validation pairs, greedy; {signature(self.tokenize)}"
             ),
             device=self.device,
             precision=course.precision,
         )
 
     def _translator(self) -> Translator:
-        return Translator(self.tokenizer, self.size, self.attending, self._characters)
+        model = self.attending.make_model(self.tokenizer.get_vocab_size(), self.size)
+        return Translator(model, self.tokenizer, self._characters)
 
     @cached_property
     def _characters(self) -> str:

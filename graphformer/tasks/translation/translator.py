@@ -2,55 +2,42 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
 from tokenizers import Tokenizer
 
 from graphformer.data import vocabulary
-from graphformer.data.vocabulary import END, START, UNKNOWN
-from graphformer.files import replacing, write_json
-from graphformer.models.decode import beam_search, greedy
-from graphformer.models.sequence import Size, Transformer
-from graphformer.tasks.checkpoints import first_line
-from graphformer.tasks.translation.corpus import encode_sources
-from graphformer.tasks.translation.settings import Attending
-from graphformer.tokens import sequences
+from graphformer.data.vocabulary import UNKNOWN
+from graphformer.models.pretrained import Saved, load_model, read_saved, save_model
+from graphformer.models.stack import of_each
+from graphformer.tasks.translation.attending import KINDS, Translating
+from graphformer.tasks.translation.decoding import find
+from graphformer.tasks.translation.settings import Search
 
-FORMAT = 1
-MODEL, WEIGHTS, VOCABULARY = "model.json", "model.safetensors", "vocabulary.json"
-# Source tokens that are translated at a time.
-BATCH_TOKENS = 4096
+JOINT, SEPARATE = "tokenizer.json", ("source.tokenizer.json", "target.tokenizer.json")
 
 
 class Translator:
     """Translates lines of text.
 
     Args:
-        tokenizer: the joint vocabulary.
-        size: how wide and deep the model is.
-        attending: who attends to whom in it, and how strongly.
+        model: from source ids to target ids.
+        tokenizer: the joint vocabulary, or those of (source, target).
         characters: those of the training text; where left out, those that the vocabulary has, to
             which none is unknown where it is one of bytes.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, size: Size, attending: Attending, characters: str = ""
+        self,
+        model: Translating,
+        tokenizer: Tokenizer | tuple[Tokenizer, Tokenizer],
+        characters: str = "",
     ) -> None:
-        self.tokenizer, self.size, self.attending = tokenizer, size, attending
-        self.characters = characters
-        options = vars(attending) | {"positions": None}
-        if attending.positions != "none":
-            options["positions"] = attending.positions
-        self.model = Transformer(tokenizer.get_vocab_size(), size, **options)
+        self.model, self.tokenizer, self.characters = model, tokenizer, characters
+        self.source_tokenizer, self.target_tokenizer = of_each(tokenizer)
 
-    @torch.no_grad()
     def translate(self, lines: list[str], beam: int = 5, length_penalty: float = 1.0) -> list[str]:
         """The translation of each line; an empty line stays empty.
 
@@ -60,20 +47,7 @@ class Translator:
                 next token each time.
             length_penalty: power of the length that a log-probability is divided by.
         """
-        found = [""] * len(lines)
-        sources = encode_sources(self.tokenizer, lines)
-        by_length = sorted(
-            (index for index, line in enumerate(lines) if line.strip()),
-            key=lambda index: len(sources[index]),
-        )
-        was_training = self.model.training
-        self.model.eval()
-        for chosen in cut(by_length, [len(source) for source in sources]):
-            ids = self._decode([sources[index] for index in chosen], beam, length_penalty)
-            for index, text in zip(chosen, self.tokenizer.decode_batch(ids), strict=True):
-                found[index] = text.strip()
-        self.model.train(was_training)
-        return found
+        return [each[0].text for each in find(self, lines, Search(beam, length_penalty))]
 
     def unknown_characters(self, lines: list[str]) -> Counter[str]:
         """How often each character stands in the lines that training never showed."""
@@ -82,94 +56,59 @@ class Translator:
             return Counter(each for line in lines for each in line if each not in known)
         return Counter(
             line[start:end]
-            for line, encoded in zip(lines, self.tokenizer.encode_batch(lines), strict=True)
+            for line, encoded in zip(lines, self.source_tokenizer.encode_batch(lines), strict=True)
             for id_, (start, end) in zip(encoded.ids, encoded.offsets, strict=True)
             if id_ == UNKNOWN
         )
 
-    def save(self, folder: Path) -> None:
-        """Leaves weights, vocabulary and settings of the model in `folder`, each file whole."""
-        with replacing(folder / WEIGHTS) as file:
-            save_model(self.model, file.name)
-        vocabulary.save(self.tokenizer, folder / VOCABULARY)
-        described: dict[str, Any] = {"size": asdict(self.size), "attending": asdict(self.attending)}
-        described["characters"] = self.characters
-        write_json(folder / MODEL, {"format": FORMAT, **described})
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Leaves model and vocabulary in `folder`, each file whole or not at all."""
+        folder = Path(folder)
+        for name, tokenizer in named(self.tokenizer).items():
+            vocabulary.save(tokenizer, folder / name)
+        files, notes = list(named(self.tokenizer)), {"characters": self.characters}
+        save_model(self.model, folder, files, notes)
 
     @classmethod
-    def load(cls, folder: Path) -> Translator:
-        """The translator that `save` left in `folder`.
+    def from_pretrained(cls, folder: str | Path, **settings: Any) -> Translator:
+        """The translator that `save_pretrained`, or `graphformer translate fit`, left in `folder`.
+
+        Args:
+            folder: where it is.
+            settings: arguments of the model that take the place of those it was saved with; a
+                score or a topology of one's own is given so.
 
         Raises:
             FileNotFoundError: there is none.
-            ValueError: it is damaged, or of another version.
+            ValueError: it is damaged, or of another kind or version.
         """
-        missing = [name for name in (MODEL, VOCABULARY, WEIGHTS) if not (folder / name).is_file()]
-        if missing:
-            raise FileNotFoundError(
-                f"{folder} holds no trained translator, it lacks {', '.join(missing)}: name the "
-                "--out folder of a graphformer translate fit that has ended"
-            )
-        try:
-            settings = json.loads((folder / MODEL).read_text("utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{folder / MODEL} is damaged: {error}") from error
-        if not isinstance(settings, dict) or not {"format", "size", "attending"} <= settings.keys():
-            raise ValueError(f"{folder / MODEL} does not describe a model: train it anew")
-        if settings["format"] != FORMAT:
+        saved = read_saved(folder)
+        if saved.kind not in KINDS:
             raise ValueError(
-                f"{folder / MODEL} has format {settings['format']}, and this version reads "
-                f"format {FORMAT}: train it anew, or install the version that wrote it"
+                f"{saved.folder} holds a {saved.kind}, which translates nothing: a translator is a "
+                f"{' or a '.join(KINDS)}"
             )
-        try:
-            size, attending = Size(**settings["size"]), Attending(**settings["attending"])
-            translator = cls(
-                vocabulary.load(folder / VOCABULARY),
-                size,
-                attending,
-                settings.get("characters", ""),
-            )
-        except TypeError as error:
-            raise ValueError(
-                f"{folder / MODEL} does not describe a model: {error}: train it anew"
-            ) from error
-        try:
-            load_model(translator.model, str(folder / WEIGHTS))
-        except (SafetensorError, RuntimeError) as error:
-            raise ValueError(
-                f"{folder / WEIGHTS} is damaged or of another model: {first_line(error)}"
-            ) from error
-        return translator
-
-    def _decode(
-        self, sources: list[torch.Tensor], beam: int, length_penalty: float
-    ) -> list[list[int]]:
-        tokens = sequences(sources).to(self.model.output_weight.device)
-        # Longer than any translation seen, and yet an end to those that repeat themselves.
-        limits = 2 * tokens.lengths + 20
-        if beam == 1:
-            likeliest = greedy(self.model, tokens, begin=START, end=END, max_length=limits)
-            return [ids.tolist() for ids in likeliest]
-        found = beam_search(
-            self.model,
-            tokens,
-            begin=START,
-            end=END,
-            beam=beam,
-            length_penalty=length_penalty,
-            max_length=limits,
-        )
-        return [hypotheses[0].ids.tolist() for hypotheses in found]
+        joint = JOINT in saved.config["files"]
+        tokenizers = [read_tokenizer(saved, name) for name in ([JOINT] if joint else SEPARATE)]
+        model = load_model(saved, KINDS[saved.kind], **settings)
+        for each, table in zip(tokenizers, (model.source, model.target), strict=False):
+            if each.get_vocab_size() != table.weight.shape[0]:
+                raise ValueError(
+                    f"{saved.folder} has a vocabulary of {each.get_vocab_size():,} ids, and a "
+                    f"model for {table.weight.shape[0]:,}: save both together"
+                )
+        characters = str(saved.config.get("characters", ""))
+        return cls(model, tokenizers[0] if joint else (tokenizers[0], tokenizers[1]), characters)
 
 
-def cut(indices: list[int], lengths: list[int]) -> list[list[int]]:
-    """The indices in runs of at most BATCH_TOKENS tokens, or of one line."""
-    runs: list[list[int]] = []
-    size = BATCH_TOKENS
-    for index in indices:
-        if size + lengths[index] > BATCH_TOKENS:
-            runs.append([])
-            size = 0
-        runs[-1].append(index)
-        size += lengths[index]
-    return runs
+def named(tokenizer: Tokenizer | tuple[Tokenizer, Tokenizer]) -> dict[str, Tokenizer]:
+    """The vocabularies by the names of their files."""
+    if isinstance(tokenizer, tuple):
+        return dict(zip(SEPARATE, tokenizer, strict=True))
+    return {JOINT: tokenizer}
+
+
+def read_tokenizer(saved: Saved, name: str) -> Tokenizer:
+    """The vocabulary that was saved with a model under this name."""
+    saved.read(name)
+    return vocabulary.load(saved.folder / name)
