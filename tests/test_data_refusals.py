@@ -125,7 +125,7 @@ def test_vocabularies_need_text_and_room() -> None:
     with refused("vocab_size 200 is too small"):
         train_bpe(["ein Haus"], vocab_size=200)
     for lines in ([], [""]):
-        with refused("no text to learn merges from"):
+        with refused("no text to learn pieces of words from"):
             train_bpe(lines, vocab_size=300)
         with refused("no text to make a vocabulary from"):
             train_characters(lines)

@@ -14,10 +14,8 @@ from graphformer.tasks.record import write_metrics
 from graphformer.tasks.run import Run, is_first_process, repeat
 from graphformer.tasks.settings import Job, check_folder, keep_settings
 from graphformer.tasks.translation.attending import Attending
-from graphformer.tasks.translation.corpus import (
-    make_vocabulary,
-    read_corpus,
-)
+from graphformer.tasks.translation.corpus import read_corpus
+from graphformer.tasks.translation.kept_vocabulary import KeptVocabulary
 from graphformer.tasks.translation.scores import Quality, measure, signature
 from graphformer.tasks.translation.settings import (
     Corpus,
@@ -32,6 +30,7 @@ from graphformer.tasks.translation.translator import Translator
 
 SEARCH = Search()
 DEVICES = Devices()
+INDEX = "lines"
 
 
 def fit(
@@ -62,13 +61,15 @@ def fit(
     training.check_tested()
     course = training.course
     machine = devices.machine(job.device, course.precision)
-    text = read_corpus(corpus)
-    tokenizer = make_vocabulary(text.train, course.vocabulary)
+    text = read_corpus(corpus, job.out / INDEX)
+    vocabulary = KeptVocabulary(job.out, text.train, course)
+    tokenizer = vocabulary.get(is_first_process(machine))
     task = Task(text, tokenizer, shape.size, course, attending, search, job.device)
     task.check()
     parts = (corpus, shape, attending, training, search, job, devices)
     if is_first_process(machine):
         keep_settings(job.out, parts, job.resume)
+        vocabulary.keep(tokenizer)
     run = Run(job.out, course.budget, job.seed, job.resume, machine=machine, name="translator")
     if job.seeds == 1:
         return dict(task.perform(run))
