@@ -52,7 +52,7 @@ def key(text: str) -> int:
 
 def keys(texts: Iterable[str]) -> UInt64[np.ndarray, " text"]:
     """The `key` of each text."""
-    return np.array(array("Q", map(key, texts)))
+    return np.array(array("Q", map(key, texts)), dtype=np.uint64)
 
 
 def find_flaws(
@@ -78,7 +78,7 @@ def find_flaws(
             seen.append(key(f"{source}\n{target}"))
     found = np.array(flaws, dtype=np.uint8)
     repeated = np.full(len(found), not keep_duplicates)
-    repeated[np.unique(np.array(seen), return_index=True)[1]] = False
+    repeated[np.unique(np.array(seen, dtype=np.uint64), return_index=True)[1]] = False
     return {
         COPY: found == 1,
         NO_CHARACTERS: found == 2,

@@ -185,7 +185,7 @@ def _kept_of(
             f"{files[0]} and {files[1]}: no line has text in both files, so nothing is left"
         )
     backing = PairedLines(sources, targets) if streamed else lines  # type: ignore[arg-type]
-    numbers = np.array(kept)
+    numbers = np.array(kept, dtype=np.int64)
     return ParallelText(KeptPairs(backing, numbers), len(sources), dropped)
 
 
