@@ -19,6 +19,7 @@ from graphformer.files import replacing
 BLOCK = 2**24
 
 Places = UInt64[np.ndarray, " place"]
+Described = UInt64[np.ndarray, "2"]
 
 
 class IndexedLines(Sequence[bytes]):
@@ -125,7 +126,7 @@ def kept_places(path: Path, folder: Path | None) -> Places:
     return places if (kept := read_kept(file, described)) is None else kept
 
 
-def read_kept(file: Path, described: Places) -> Places | None:
+def read_kept(file: Path, described: Described) -> Places | None:
     """The places in a file that begins with this description; None where there is no such one."""
     header = len(described)
     try:
@@ -138,7 +139,7 @@ def read_kept(file: Path, described: Places) -> Places | None:
     return kept[header:]
 
 
-def describe(path: Path) -> Places:
+def describe(path: Path) -> Described:
     """Size and time of a file, by which it is known to be the same."""
     found = path.stat()
     return np.array([found.st_size, found.st_mtime_ns], dtype=np.uint64)

@@ -122,7 +122,7 @@ def split(pairs: Pairs, name: str) -> TextSplits:
         ValueError: there are too few different sentences.
     """
     sources = keys(source for source, _ in pairs)
-    long = np.array([max(map(len, pair)) > LONGEST_HELD_OUT for pair in pairs])
+    long = np.fromiter((max(map(len, pair)) > LONGEST_HELD_OUT for pair in pairs), dtype=bool)
     # In the order of their keys, which is as good as random.
     different = np.unique(sources)
     if len(different) < 3:
@@ -138,7 +138,7 @@ def split(pairs: Pairs, name: str) -> TextSplits:
     train, *held_out = (
         choose(pairs, np.flatnonzero(part)) for part in (~(validation | test), validation, test)
     )
-    return TextSplits(name, train, *map(list, held_out))
+    return TextSplits(name, train, list(held_out[0]), list(held_out[1]))
 
 
 def make_vocabulary(
