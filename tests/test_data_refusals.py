@@ -25,7 +25,7 @@ from graphformer.data.parallel import parallel
 from graphformer.data.planetoid import planetoid
 from graphformer.data.splits import fraction_split, random_split
 from graphformer.data.text_lines import read_lines
-from graphformer.data.vocabulary import load, train_bpe, train_characters
+from graphformer.data.vocabulary import load, train_bpe, train_characters, train_unigram
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -89,8 +89,11 @@ def test_truncated_gzip_is_refused_by_name(tmp_path: Path) -> None:
 def test_parallel_text_names_both_files_and_both_counts(tmp_path: Path) -> None:
     source = write(tmp_path / "text.de", "eins\nzwei\ndrei\n")
     target = write(tmp_path / "text.en", "one\ntwo\n")
-    with refused(f"{source} has 3 lines and {target} has 2"):
-        parallel(source, target)
+    for stream in (False, True):
+        with refused(f"{source} has 3 lines and {target} has 2"):
+            parallel(source, target, stream=stream)
+        with refused("lines 3 to 3 have no partner"):
+            parallel(target, source, stream=stream)
     missing = tmp_path / "a.de", tmp_path / "a.en"
     with refused(f"no such file: {missing[0]} and {missing[1]}", FileNotFoundError):
         parallel(*missing)
@@ -102,6 +105,16 @@ def test_parallel_text_names_both_files_and_both_counts(tmp_path: Path) -> None:
         parallel(
             write(tmp_path / "one.de", "eins\nzwei\n \n"), write(tmp_path / "one.en", "\n\nx\n")
         )
+
+
+def test_streamed_text_refuses_what_is_no_text(tmp_path: Path) -> None:
+    full, empty = write(tmp_path / "full", "eins"), write(tmp_path / "empty", "")
+    with refused(f"{empty} is empty: expected UTF-8 text"):
+        parallel(full, empty, stream=True)
+    with refused(f"{tmp_path} is a folder", FileNotFoundError):
+        parallel(tmp_path, full, stream=True)
+    with refused(f"no such file: {tmp_path / 'none'}", FileNotFoundError):
+        parallel(full, tmp_path / "none", stream=True)
 
 
 def test_multi30k_lists_the_files_it_needs(tmp_path: Path) -> None:
@@ -124,9 +137,12 @@ def test_multi30k_needs_a_known_variant_and_two_languages(tmp_path: Path) -> Non
 def test_vocabularies_need_text_and_room() -> None:
     with refused("vocab_size 200 is too small"):
         train_bpe(["ein Haus"], vocab_size=200)
+    with refused("vocab_size 259 is too small"):
+        train_unigram(["ein Haus"], vocab_size=259)
     for lines in ([], [""]):
-        with refused("no text to learn merges from"):
-            train_bpe(lines, vocab_size=300)
+        for train in (train_bpe, train_unigram):
+            with refused("no text to learn pieces of words from"):
+                train(lines, vocab_size=300)
         with refused("no text to make a vocabulary from"):
             train_characters(lines)
 

@@ -6,6 +6,8 @@ import gzip
 import zlib
 from pathlib import Path
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
 
 def read_lines(path: str | Path, expected: str = "UTF-8 text, one example a line") -> list[str]:
     """The lines of a UTF-8 file, without line ends; a name in `.gz` is decompressed.
@@ -23,9 +25,7 @@ def read_lines(path: str | Path, expected: str = "UTF-8 text, one example a line
             (naming line and byte).
     """
     path = Path(path)
-    content = _read_bytes(path).removeprefix(b"\xef\xbb\xbf")
-    if not content.strip():
-        raise ValueError(f"{path} is empty: expected {expected}")
+    content = read_content(path, expected)
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -45,9 +45,31 @@ def split_lines(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_content(path: Path, expected: str = "UTF-8 text, one example a line") -> bytes:
+    """The bytes of a text file, decompressed, without what tells their order.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is empty, or is a truncated or corrupt gzip file.
+    """
+    content = _read_bytes(path).removeprefix(BYTE_ORDER_MARK)
+    if not content.strip():
+        raise ValueError(f"{path} is empty: expected {expected}")
+    return content
+
+
+def check_is_file(path: Path) -> None:
+    """Does nothing where there is such a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}")
+
+
+def _read_bytes(path: Path) -> bytes:
+    check_is_file(path)
     if path.suffix != ".gz":
         return path.read_bytes()
     try:

@@ -1,6 +1,6 @@
-"""Text into ids and back: one token a character, or joint byte-pair encoding.
+"""Text into ids and back: one token a character, or pieces of words, merged or by likelihood.
 
-Both are plain `tokenizers.Tokenizer` objects: `tokenizer.encode(text).ids`, `encode_batch`,
+All are plain `tokenizers.Tokenizer` objects: `tokenizer.encode(text).ids`, `encode_batch`,
 `decode(ids)`, `token_to_id`, `get_vocab_size()`. The four special tokens have the ids 0 to 3 in
 every vocabulary, are never made from text (a sentence that spells "</s>" is five characters) and
 are left out by `decode`; who needs a start or an end adds it.
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
+from typing import Any, Literal
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -19,9 +21,11 @@ from graphformer.files import write_text
 PAD, UNKNOWN, START, END = range(4)
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
 
-# Byte-pair encoding merges bytes, of which all are tokens.
+# Pieces of words are made of bytes, of which all are tokens.
 _NUM_BYTES = 256
 SMALLEST_BPE = len(SPECIAL_TOKENS) + _NUM_BYTES
+
+Kind = Literal["bpe", "unigram"]
 
 
 def train_characters(lines: Iterable[str]) -> Tokenizer:
@@ -30,7 +34,10 @@ def train_characters(lines: Iterable[str]) -> Tokenizer:
     Raises:
         ValueError: there is no character in `lines`.
     """
-    characters = sorted(set().union(*lines))
+    found: set[str] = set()
+    for line in lines:
+        found.update(line)
+    characters = sorted(found)
     if not characters:
         raise ValueError("no text to make a vocabulary from: `lines` has no character")
     tokens = [*SPECIAL_TOKENS, *characters]
@@ -58,25 +65,29 @@ def train_bpe(lines: Iterable[str], vocab_size: int) -> Tokenizer:
     Source: Sennrich et al., Neural Machine Translation of Rare Words with Subword Units, 2016
     (arXiv 1508.07909).
     """
-    if vocab_size < SMALLEST_BPE:
-        raise ValueError(
-            f"vocab_size {vocab_size} is too small: the {len(SPECIAL_TOKENS)} special tokens and "
-            f"the {_NUM_BYTES} bytes alone need {SMALLEST_BPE}"
-        )
-    lines = list(lines)
-    if not any(lines):
-        raise ValueError("no text to learn merges from: `lines` has no character")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(lines, trainer, length=len(lines))
-    return _reading_text_as_text(tokenizer)
+    trainer = trainers.BpeTrainer(**_pieces(vocab_size))
+    return _train(Tokenizer(models.BPE()), trainer, lines)
+
+
+def train_unigram(lines: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Pieces whose product of probabilities is largest, learned from `lines`, out of bytes as well.
+
+    Args:
+        lines: sentences; for a joint vocabulary, those of both languages.
+        vocab_size: number of tokens at most, the 4 special ones and the 256 bytes included.
+
+    Raises:
+        ValueError: there is no text, or `vocab_size` leaves no room for the bytes.
+
+    Source: Kudo, Subword Regularization, 2018 (arXiv 1804.10959), section 3.2.
+    """
+    trainer = trainers.UnigramTrainer(unk_token=SPECIAL_TOKENS[UNKNOWN], **_pieces(vocab_size))
+    return _train(Tokenizer(models.Unigram()), trainer, lines)
+
+
+def train_pieces(lines: Iterable[str], vocab_size: int, kind: Kind = "bpe") -> Tokenizer:
+    """Pieces of words of this kind; see `train_bpe` and `train_unigram`."""
+    return (train_bpe if kind == "bpe" else train_unigram)(lines, vocab_size)
 
 
 def save(tokenizer: Tokenizer, path: str | Path) -> None:
@@ -100,7 +111,7 @@ def load(path: str | Path) -> Tokenizer:
     except ValueError as error:
         raise ValueError(f"{path} is truncated or not JSON: {error}") from error
     try:
-        tokenizer = Tokenizer.from_str(content)
+        tokenizer = from_json(content)
     except Exception as error:  # tokenizers raises bare Exception
         raise ValueError(f"{path} holds no tokenizer: {error}") from error
     found = tuple(tokenizer.id_to_token(index) for index in range(len(SPECIAL_TOKENS)))
@@ -109,6 +120,37 @@ def load(path: str | Path) -> Tokenizer:
             f"{path}: the first tokens are {', '.join(map(str, found))}, and must be "
             f"{', '.join(SPECIAL_TOKENS)}: train the vocabulary with graphformer.data.vocabulary"
         )
+    return tokenizer
+
+
+def from_json(content: str) -> Tokenizer:
+    """The tokenizer of which `to_str` is `content`, which takes text for text."""
+    return _reading_text_as_text(Tokenizer.from_str(content))
+
+
+def _pieces(vocab_size: int) -> dict[str, Any]:
+    """What the trainers of pieces of words are told alike."""
+    if vocab_size < SMALLEST_BPE:
+        raise ValueError(
+            f"vocab_size {vocab_size} is too small: the {len(SPECIAL_TOKENS)} special tokens and "
+            f"the {_NUM_BYTES} bytes alone need {SMALLEST_BPE}"
+        )
+    return {
+        "vocab_size": vocab_size,
+        "special_tokens": list(SPECIAL_TOKENS),
+        "initial_alphabet": sorted(pre_tokenizers.ByteLevel.alphabet()),
+        "show_progress": False,
+    }
+
+
+def _train(tokenizer: Tokenizer, trainer: trainers.Trainer, lines: Iterable[str]) -> Tokenizer:
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    # Never a list: there may be more lines than fit into memory.
+    with_text = (line for line in lines if line)
+    if (first := next(with_text, None)) is None:
+        raise ValueError("no text to learn pieces of words from: `lines` has no character")
+    tokenizer.train_from_iterator(chain([first], with_text), trainer)
     return _reading_text_as_text(tokenizer)
 
 

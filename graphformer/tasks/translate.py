@@ -15,10 +15,8 @@ from graphformer.tasks.settings import Job, check_folder, keep_settings
 from graphformer.tasks.translation.alignment import align_words
 from graphformer.tasks.translation.attending import Attending
 from graphformer.tasks.translation.bootstrap import resample
-from graphformer.tasks.translation.corpus import (
-    make_vocabulary,
-    read_corpus,
-)
+from graphformer.tasks.translation.corpus import read_corpus
+from graphformer.tasks.translation.kept_vocabulary import KeptVocabulary
 from graphformer.tasks.translation.lines import Lines
 from graphformer.tasks.translation.plots import plot_alignment as plot
 from graphformer.tasks.translation.prediction import Prediction, progress, warn_of, writing
@@ -36,6 +34,7 @@ from graphformer.tasks.translation.translator import Translator
 from graphformer.tasks.translation.wanted import Scoring, Wanted
 
 SEARCH, WANTED, SCORING, DEVICES = Search(), Wanted(), Scoring(), Devices()
+INDEX = "lines"
 
 
 def fit(
@@ -67,8 +66,9 @@ def fit(
     training.check_tested()
     course = training.course
     machine = devices.machine(job.device, course.precision)
-    text = read_corpus(corpus)
-    tokenizer = make_vocabulary(text.train, course.vocabulary)
+    text = read_corpus(corpus, job.out / INDEX)
+    vocabulary = KeptVocabulary(job.out, text.train, course)
+    tokenizer = vocabulary.get(is_first_process(machine))
     task = Task(
         text, tokenizer, shape.size, course, attending, search, job.device, scoring.tokenize
     )
@@ -76,6 +76,7 @@ def fit(
     parts = (corpus, shape, attending, training, search, job, devices, scoring)
     if is_first_process(machine):
         keep_settings(job.out, parts, job.resume)
+        vocabulary.keep(tokenizer)
     run = Run(job.out, course.budget, job.seed, job.resume, machine=machine, name="translator")
     if job.seeds == 1:
         return dict(task.perform(run))

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import random
 import sys
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from graphformer.data.cleaning import drop, find_flaws, keys
 from graphformer.data.dates import dates
 from graphformer.data.multi30k import multi30k
-from graphformer.data.parallel import Pairs, TextSplits, parallel
-from graphformer.data.vocabulary import END, START, train_bpe, train_characters
+from graphformer.data.parallel import Pairs, TextSplits, choose, line_number, parallel
+from graphformer.data.vocabulary import END, START, Kind, train_characters, train_pieces
+from graphformer.models.stack import of_each
 from graphformer.tasks.batches import BatchOrder
-from graphformer.tasks.loader import Loader
+from graphformer.tasks.loader import Examples, Loader
 from graphformer.tasks.translation.settings import Corpus
 from graphformer.tokens import Tokens, sequences
 
 # Of one's own text, this share is kept for validation and as much for the test, up to a number.
 HELD_OUT, MOST_HELD_OUT = 0.05, 1000
+# In characters: what is longer is no sentence, and held out only where there is nothing else.
+LONGEST_HELD_OUT = 2000
 
 
 class EncodedPair(NamedTuple):
@@ -50,8 +57,14 @@ class PairBatch(NamedTuple):
     following: Int[Tensor, " target"]
 
 
-def read_corpus(corpus: Corpus) -> TextSplits:
-    """The corpus in its parts; of one's own text, parts drawn at random.
+def read_corpus(corpus: Corpus, index_folder: Path | None = None) -> TextSplits:
+    """The corpus in its parts, the training text cleaned; of one's own text, parts drawn at random.
+
+    Says what is left out of the training text, and of one's own text what cannot be read.
+
+    Args:
+        corpus: which it is.
+        index_folder: where the index of its lines is kept, where they are read one by one.
 
     Raises:
         FileNotFoundError: files are missing.
@@ -63,10 +76,16 @@ def read_corpus(corpus: Corpus) -> TextSplits:
             "there are both --data multi30k and files of your own (--source_file, --target_file): "
             "leave one of them out"
         )
+    if corpus.stream and source is None and target is None:
+        raise ValueError(
+            "stream=True is for files of your own: write --source_file and --target_file, or leave "
+            "it out"
+        )
     if source is not None and target is not None:
-        text = parallel(source, target)
+        streams = corpus.streams(source, target)
+        text = parallel(source, target, stream=streams, index_folder=index_folder)
         print(text.report, file=sys.stderr)
-        return split(text.pairs, f"{source} and {target}")
+        return clean(split(text.pairs, f"{source} and {target}"), corpus)
     if source is not None or target is not None:
         names = ("source_file", "target_file")
         given, lacking = names if target is None else reversed(names)
@@ -77,8 +96,23 @@ def read_corpus(corpus: Corpus) -> TextSplits:
                 "--data multi30k needs --data_dir, the folder of its files: get data/task1 of "
                 "https://github.com/multi30k/dataset"
             )
-        return multi30k(corpus.data_dir, corpus.source, corpus.target)
+        return clean(multi30k(corpus.data_dir, corpus.source, corpus.target), corpus)
     return dates()
+
+
+def clean(text: TextSplits, corpus: Corpus) -> TextSplits:
+    """The text without training pairs from which there is nothing to learn; says how many.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    flawed = find_flaws(text.train, corpus.keep_copies, corpus.keep_duplicates)
+    kept, dropped = drop(flawed, partial(line_number, text.train))
+    if dropped.total:
+        print(f"training text of {len(text.train):,} pairs: {dropped}", file=sys.stderr)
+    if not len(kept):
+        raise ValueError(f"{text.name}: no pair of the training text is left, {dropped}")
+    return text._replace(train=choose(text.train, kept))
 
 
 def split(pairs: Pairs, name: str) -> TextSplits:
@@ -87,28 +121,36 @@ def split(pairs: Pairs, name: str) -> TextSplits:
     Raises:
         ValueError: there are too few different sentences.
     """
-    sources = sorted({source for source, _ in pairs})
-    num_held_out = min(max(round(HELD_OUT * len(sources)), 1), MOST_HELD_OUT)
-    if len(sources) < 3:
+    sources = keys(source for source, _ in pairs)
+    long = np.fromiter((max(map(len, pair)) > LONGEST_HELD_OUT for pair in pairs), dtype=bool)
+    # In the order of their keys, which is as good as random.
+    different = np.unique(sources)
+    if len(different) < 3:
         raise ValueError(
-            f"{name} have {len(sources)} different source sentences: training, validation and "
+            f"{name} have {len(different)} different source sentences: training, validation and "
             "test need at least 3"
         )
-    random.Random(0).shuffle(sources)
-    validation = set(sources[:num_held_out])
-    test = set(sources[num_held_out : 2 * num_held_out])
-    return TextSplits(
-        name,
-        [pair for pair in pairs if pair[0] not in validation | test],
-        [pair for pair in pairs if pair[0] in validation],
-        [pair for pair in pairs if pair[0] in test],
+    short = np.setdiff1d(different, sources[long])
+    drawn = short if len(short) >= 3 else different
+    num_held_out = min(max(round(HELD_OUT * len(drawn)), 1), MOST_HELD_OUT)
+    validation = np.isin(sources, drawn[:num_held_out])
+    test = np.isin(sources, drawn[num_held_out : 2 * num_held_out])
+    train, *held_out = (
+        choose(pairs, np.flatnonzero(part)) for part in (~(validation | test), validation, test)
     )
+    return TextSplits(name, train, list(held_out[0]), list(held_out[1]))
 
 
-def make_vocabulary(pairs: Pairs, size: int) -> Tokenizer:
-    """A joint vocabulary of both languages: `size` pieces of words, or characters where it is 0."""
-    lines = [line for pair in pairs for line in pair]
-    return train_bpe(lines, size) if size else train_characters(lines)
+def make_vocabulary(
+    pairs: Pairs, size: int, kind: Kind = "bpe", joint: bool = True
+) -> Tokenizer | tuple[Tokenizer, Tokenizer]:
+    """A vocabulary of both languages, or one each: `size` pieces of words, or, at 0, characters."""
+
+    def make(*sides: int) -> Tokenizer:
+        lines = (pair[side] for pair in pairs for side in sides)
+        return train_pieces(lines, size, kind) if size else train_characters(lines)
+
+    return make(0, 1) if joint else (make(0), make(1))
 
 
 def encode_sources(tokenizer: Tokenizer, lines: list[str]) -> list[Int[Tensor, " source"]]:
@@ -116,14 +158,20 @@ def encode_sources(tokenizer: Tokenizer, lines: list[str]) -> list[Int[Tensor, "
     return [torch.tensor([*line.ids, END]) for line in tokenizer.encode_batch(lines)]
 
 
-def encode_pairs(tokenizer: Tokenizer, pairs: Pairs) -> list[EncodedPair]:
-    """The ids of each pair."""
-    sources = encode_sources(tokenizer, [source for source, _ in pairs])
-    targets = tokenizer.encode_batch([target for _, target in pairs])
-    return [
-        EncodedPair(source, torch.tensor([START, *target.ids, END]))
-        for source, target in zip(sources, targets, strict=True)
-    ]
+def encode_pairs(
+    tokenizer: Tokenizer | tuple[Tokenizer, Tokenizer], pairs: Pairs
+) -> list[EncodedPair]:
+    """The ids of each pair, by the joint vocabulary or those of (source, target)."""
+    sources, targets = (
+        each.encode_batch([pair[side] for pair in pairs])
+        for side, each in enumerate(of_each(tokenizer))
+    )
+    return [make_pair(one.ids, other.ids) for one, other in zip(sources, targets, strict=True)]
+
+
+def make_pair(source: list[int], target: list[int]) -> EncodedPair:
+    """The pair of these ids, with their start and end."""
+    return EncodedPair(torch.tensor([*source, END]), torch.tensor([START, *target, END]))
 
 
 def collate(pairs: list[EncodedPair]) -> PairBatch:
@@ -136,17 +184,33 @@ def collate(pairs: list[EncodedPair]) -> PairBatch:
 
 
 def make_loader(
-    pairs: list[EncodedPair], batch_tokens: int, seed: int = 0, shuffle: bool = True
+    examples: Examples,
+    batch_tokens: int,
+    seed: int = 0,
+    shuffle: bool = True,
+    *,
+    lengths: Int[Tensor, " pair"] | None = None,
+    make_batch: Callable[[list[Any]], PairBatch] = collate,
 ) -> Loader:
     """Batches of pairs of like length, by the longer side, of at most so many tokens there.
+
+    Args:
+        examples: the pairs as ids, or what else `make_batch` makes a batch of.
+        batch_tokens: tokens of a batch.
+        seed: of the order.
+        shuffle: whether epochs differ.
+        lengths: tokens of each pair, where they are not pairs of ids.
+        make_batch: makes a batch of examples.
 
     Raises:
         ValueError: a pair is longer than a batch.
     """
-    lengths = torch.tensor([max(len(source), len(target) - 1) for source, target in pairs])
-    if (longest := int(lengths.max())) > batch_tokens:
-        raise ValueError(
-            f"batch_tokens is {batch_tokens}, and the longest sentence has {longest} tokens: write "
-            "at least as many, or leave out long sentences"
-        )
-    return Loader(pairs, collate, BatchOrder(lengths, batch_tokens, seed=seed, shuffle=shuffle))
+    if lengths is None:
+        lengths = lengths_of(examples)
+    order = BatchOrder(lengths, batch_tokens, seed=seed, shuffle=shuffle)
+    return Loader(examples, make_batch, order)
+
+
+def lengths_of(pairs: Any) -> Int[Tensor, " pair"]:
+    """Tokens of each pair of ids, by the longer side."""
+    return torch.tensor([max(len(source), len(target) - 1) for source, target in pairs])

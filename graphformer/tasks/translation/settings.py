@@ -9,12 +9,13 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 
-from graphformer.data.vocabulary import SMALLEST_BPE
+from graphformer.data.vocabulary import Kind
 from graphformer.models.stack import Size
 from graphformer.tasks.device import multiplies_bfloat16
 from graphformer.tasks.run import Budget
 from graphformer.tasks.schedule import Schedule
 from graphformer.tasks.settings import check_least, check_positive, check_probabilities, fill
+from graphformer.tasks.translation.text import Lines, Pieces
 from graphformer.tasks.translation.training import PLAIN, Tested, Updates, Weights
 
 LIMITS = ("minutes", "epochs", "steps")
@@ -27,7 +28,7 @@ SUITING: dict[str, dict[str, Any]] = {
     | PLAIN,
     "sentences": {"dim": 128, "heads": 4, "layers": 4, "hidden": 256, "dropout": 0.3}
     | {"minutes": 20.0, "batch_tokens": 4096, "learning_rate": 5e-3, "warmup": 0.1}
-    | {"label_smoothing": 0.1, "vocabulary": 6000}
+    | {"label_smoothing": 0.1, "vocabulary": 6000, "max_length": 512, "max_length_ratio": 4.0}
     | PLAIN,
 }
 
@@ -36,7 +37,7 @@ RECIPES: dict[str, dict[str, Any]] = {"multi30k": dict(SUITING["sentences"])}
 
 
 @dataclass(frozen=True)
-class Corpus:
+class Corpus(Lines):
     """What to translate.
 
     Attributes:
@@ -103,7 +104,7 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Training(Updates, Weights):
+class Training(Updates, Weights, Pieces):
     """How to train; what is left out is as it suits the data.
 
     Attributes:
@@ -137,11 +138,7 @@ class Training(Updates, Weights):
         check_positive(self, "minutes", "learning_rate", "warmup")
         check_least(self, epochs=1, steps=1, batch_tokens=1, vocabulary=0)
         check_probabilities(self, "warmup", "label_smoothing")
-        if self.vocabulary is not None and 0 < self.vocabulary < SMALLEST_BPE:
-            raise ValueError(
-                f"vocabulary is {self.vocabulary}: write at least {SMALLEST_BPE} pieces of words, "
-                "which are the bytes and four special tokens, or 0 for one token a character"
-            )
+        Pieces.check(self, self.vocabulary)
 
     @property
     def course(self) -> Course:
@@ -171,6 +168,11 @@ class Course(NamedTuple):
     patience: int
     test_weights: Tested
     watched: int
+    vocabulary_kind: Kind
+    vocabulary_joint: bool
+    bpe_dropout: float
+    max_length: int | None
+    max_length_ratio: float | None
 
 
 def complete_settings(

@@ -22,7 +22,13 @@ from graphformer.tasks.run import HISTORY, Run, is_first_process, train
 from graphformer.tasks.schedule import FALLS, RiseAndFall
 from graphformer.tasks.translation.attending import Attending
 from graphformer.tasks.translation.bootstrap import resample
-from graphformer.tasks.translation.corpus import EncodedPair, encode_pairs, make_loader
+from graphformer.tasks.translation.corpus import (
+    EncodedPair,
+    encode_pairs,
+    lengths_of,
+    make_loader,
+)
+from graphformer.tasks.translation.examples import TrainingText, read_training
 from graphformer.tasks.translation.kept import KeptWeights, describe
 from graphformer.tasks.translation.learner import TranslationLearner
 from graphformer.tasks.translation.scores import Quality, measure, signature
@@ -39,7 +45,7 @@ class Task:
 
     Attributes:
         text: the corpus.
-        tokenizer: its joint vocabulary.
+        tokenizer: its joint vocabulary, or those of (source, target).
         size: of the model.
         course: of the training.
         attending: who attends to whom.
@@ -49,7 +55,7 @@ class Task:
     """
 
     text: TextSplits
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | tuple[Tokenizer, Tokenizer]
     size: Size
     course: Course
     attending: Attending
@@ -64,9 +70,9 @@ class Task:
             ValueError: a notation cannot be read, sizes do not fit each other, or a sentence is
                 too long for a batch.
         """
-        shortest = min((source for source, _ in self.text.train), key=len)
-        self._translator().translate([shortest], self.search.beam, self.search.length_penalty)
         self._load()
+        shortest = min((source for source, _ in self._training.pairs), key=len)
+        self._translator().translate([shortest], self.search.beam, self.search.length_penalty)
 
     def perform(self, run: Run) -> dict[str, float]:
         """One training with its test; leaves everything in `run.out`."""
@@ -121,7 +127,7 @@ class Task:
     def write(self, out: Path, figures: Mapping[str, object], seeds: list[int]) -> None:
         """`metrics.json` in `out`."""
         text, search, course = self.text, self.search, self.course
-        sizes = f"{len(text.train):,} training, {len(text.validation):,} validation"
+        sizes = f"{len(self._training.pairs):,} training, {len(text.validation):,} validation"
         write_metrics(
             out,
             figures,
@@ -138,26 +144,38 @@ class Task:
         )
 
     def _translator(self) -> Translator:
-        model = self.attending.make_model(self.tokenizer.get_vocab_size(), self.size)
-        return Translator(model, self.tokenizer, self._characters)
+        tokenizer = self.tokenizer
+        ids = (
+            (tokenizer[0].get_vocab_size(), tokenizer[1].get_vocab_size())
+            if isinstance(tokenizer, tuple)
+            else tokenizer.get_vocab_size()
+        )
+        model = self.attending.make_model(ids, self.size)
+        return Translator(model, tokenizer, self._characters)
 
     @cached_property
     def _characters(self) -> str:
         """The characters of the training text, which a vocabulary of bytes does not tell."""
-        return "".join(sorted(set().union(*(side for pair in self.text.train for side in pair))))
+        found: set[str] = set()
+        for pair in self._training.pairs:
+            found.update(*pair)
+        return "".join(sorted(found))
 
     @cached_property
-    def _encoded(self) -> tuple[list[EncodedPair], list[EncodedPair]]:
-        """The training and the validation pairs as ids, the same for all seeds."""
-        train, validation = (
-            encode_pairs(self.tokenizer, pairs) for pairs in (self.text.train, self.text.validation)
-        )
-        return train, validation
+    def _training(self) -> TrainingText:
+        """The training pairs, the same for all seeds."""
+        return read_training(self.text.train, self.tokenizer, self.course)
+
+    @cached_property
+    def _validation(self) -> list[EncodedPair]:
+        return encode_pairs(self.tokenizer, self.text.validation)
 
     def _load(self, seed: int = 0) -> tuple[Loader, Loader]:
-        train, validation = self._encoded
-        size = self.course.batch_tokens
-        return make_loader(train, size, seed), make_loader(validation, size, shuffle=False)
+        size, validation = self.course.batch_tokens, self._validation
+        # None is left out of the validation, be it longer than a batch of the training.
+        largest = max(size, int(lengths_of(validation).max()))
+        training = self._training.load(size, seed)
+        return training, make_loader(validation, largest, shuffle=False)
 
 
 def show_samples(sources: list[str], found: list[str], references: list[str]) -> str:
