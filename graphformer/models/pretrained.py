@@ -198,7 +198,8 @@ def make_model(saved: Saved, kind: type[Model], settings: Mapping[str, Any]) -> 
     for name in settings:
         if name not in known:
             raise TypeError(f"{kind.__name__} has no setting {name!r}: it has {', '.join(known)}")
-    described = {name: saved.config[name] for name in known if name in saved.config} | settings
+    described = {name: saved.config[name] for name in known if name in saved.config}
+    described.update(settings)
     for name, value in described.items():
         if (own := own_name(value)) is not None:
             raise ValueError(

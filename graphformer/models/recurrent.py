@@ -219,7 +219,10 @@ class AttentionalLSTM(Pretrained):
         """What the decoder kept; at first, a function of the source read backward to its start."""
         kept = None if cache is None else cache.recall(self)
         if kept is not None:
-            return Hidden(*kept)
+            state, cell = kept
+            assert state is not None
+            assert cell is not None
+            return Hidden(state, cell)
         starts = memory.x.index_select(0, memory.ptr[:-1])
         backward = starts[:, starts.shape[1] // 2 :]
         state = torch.tanh(self.first(backward)).unflatten(1, (len(self.writer), -1))

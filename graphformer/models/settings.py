@@ -33,7 +33,7 @@ def restored(settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         TypeError: the sizes are others.
     """
-    found = {
+    found: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
     }
     if isinstance(found.get("size"), dict):

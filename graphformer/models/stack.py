@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,8 +15,6 @@ from graphformer.models.embedding import Embedding, make_positions
 from graphformer.scores import Score
 from graphformer.tokens import Tokens
 from graphformer.topology import Topology, causal
-
-_Of = TypeVar("_Of")
 
 LINEAR = "linear()"
 _FEED_FORWARD = re.compile(r"linear\(\s*\)|convolution\(\s*(?:kernel\s*=\s*)?(?P<kernel>\d+)\s*\)")
@@ -133,7 +131,7 @@ def one_each(source: Tokens, begin: int) -> Tokens:
     return Tokens(ids, ptr, torch.zeros_like(ids).unsqueeze(1), torch.ones(size, dtype=torch.int64))
 
 
-def of_each(value: _Of | tuple[_Of, _Of]) -> tuple[_Of, _Of]:
+def of_each(value: Any) -> tuple[Any, Any]:
     """What the encoder and the decoder are given, where it may be the same."""
     return value if isinstance(value, tuple) else (value, value)
 

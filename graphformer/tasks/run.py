@@ -165,7 +165,8 @@ def is_first_process(machine: Machine) -> bool:
     if (machine.devices, machine.num_nodes) == (1, 1):
         return True  # whatever a cluster calls it
     node = int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0")))
-    return rank_zero_only.rank == 0 and node == 0
+    rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
+    return rank == 0 and node == 0
 
 
 def make_trainer(run: Run, callbacks: list[Callback], options: Mapping[str, Any]) -> Trainer:

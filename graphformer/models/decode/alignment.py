@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -47,7 +49,8 @@ def align(
         )
     memory = model.encode(source)
     graph = complete().bind(target, memory)
-    attention: Attention = model.decoder[layer].cross.layer
+    block: Any = model.decoder[layer]
+    attention: Attention = block.cross.layer
     seen: list[Tensor] = []
 
     def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from graphformer.models.recurrent import AttentionalLSTM
 from graphformer.models.sequence import Size, Transformer
@@ -127,7 +127,10 @@ class Attending:
     def _check_bare(self) -> None:
         """Does nothing where all that an LSTM has no place for is as it is without being given."""
         bare = Attending()
-        parts = [("encoder.", self.encoder, bare.encoder), ("decoder.", self.decoder, bare.decoder)]
+        parts: list[tuple[str, Any, Any]] = [
+            ("encoder.", self.encoder, bare.encoder),
+            ("decoder.", self.decoder, bare.decoder),
+        ]
         for start, part, default in parts:
             for each in dataclasses.fields(part):
                 value = getattr(part, each.name)

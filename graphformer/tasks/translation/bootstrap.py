@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from sacrebleu.significance import PairedTest
 
@@ -87,7 +88,7 @@ def resample(
     bleu, chrf = metrics(tokenize)
     names = list(systems)
     # A system against itself has an interval, and a p-value that says nothing.
-    baseline = [(names[0], systems[names[0]])]
+    baseline: list[tuple[str, Sequence[str]]] = [(names[0], systems[names[0]])]
     others = baseline + [(name, systems[name]) for name in names[1:]]
     test = PairedTest(
         baseline + others,
@@ -96,7 +97,8 @@ def resample(
         test_type="bs",
         n_samples=NUM_RESAMPLES,
     )
-    _, scores = test()
+    # Strings beside results in its annotation: the names of the systems, which come apart.
+    scores: dict[str, list[Any]] = test()[1]
     found_intervals: dict[str, list[Interval]] = {name: [] for name in names}
     for metric in ("BLEU", "chrF"):
         for at, (name, result) in enumerate(zip(names, scores[metric][1:], strict=True)):

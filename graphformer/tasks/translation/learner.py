@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.optim import Optimizer
 
+from graphformer.data.parallel import Pairs
 from graphformer.tasks.cross_entropy import summed_cross_entropy
 from graphformer.tasks.learner import Learner, SummedLoss
 from graphformer.tasks.optimizers import fused_optimizer
@@ -34,7 +37,7 @@ class TranslationLearner(Learner):
         translator: Translator,
         learning_rate: float,
         label_smoothing: float,
-        samples: list[tuple[str, str]],
+        samples: Pairs,
         r_drop: float = 0.0,
         tokenize: str = "13a",
     ) -> None:
@@ -57,9 +60,9 @@ class TranslationLearner(Learner):
             total = summed_cross_entropy(hidden, weight, following, smoothing)
             return SummedLoss(total, len(following))
         # Not one batch of each sentence twice, whose every table would be twice as large.
-        graphs = self.model.bind(source, target)
-        passes = [self.model.hidden(source, target, graphs) for _ in range(2)]
-        total = summed_r_drop(*passes, weight, following, smoothing, r_drop)
+        graphs: Any = self.model.bind(source, target)
+        first, second = (self.model.hidden(source, target, graphs) for _ in range(2))
+        total = summed_r_drop(first, second, weight, following, smoothing, r_drop)
         return SummedLoss(total, len(following))
 
     def on_validation_epoch_end(self) -> None:

@@ -90,7 +90,7 @@ class Translator:
             )
         joint = JOINT in saved.config["files"]
         tokenizers = [read_tokenizer(saved, name) for name in ([JOINT] if joint else SEPARATE)]
-        model = load_model(saved, KINDS[saved.kind], **settings)
+        model: Any = load_model(saved, KINDS[saved.kind], **settings)
         for each, table in zip(tokenizers, (model.source, model.target), strict=False):
             if each.get_vocab_size() != table.weight.shape[0]:
                 raise ValueError(
