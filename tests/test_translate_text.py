@@ -323,9 +323,9 @@ def test_a_validation_longer_than_a_batch_is_measured_all_the_same(
     numbers: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = read_corpus(numbers)
-    long = text._replace(validation=[*text.validation, ("eins " * 100, "one " * 100)])
+    long = text._replace(validation=[*text.validation, ("eins " * 25, "one " * 25)])
     monkeypatch.setattr("graphformer.tasks.translate.read_corpus", lambda *arguments: long)
-    short = replace(PIECES, steps=None, epochs=1, batch_tokens=65)
+    short = replace(PIECES, steps=None, epochs=1, batch_tokens=24)
     assert "validation_loss" in fit(numbers, tmp_path / "run", training=short, search=GREEDY)
 
 

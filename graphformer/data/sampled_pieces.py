@@ -70,7 +70,7 @@ class SampledPieces:
 
     def _words(self, line: str) -> list[Ways]:
         """The ways of each word of the line."""
-        split = self._tokenizer.pre_tokenizer.pre_tokenize_str(line)  # type: ignore[union-attr]
+        split = self._tokenizer.pre_tokenizer.pre_tokenize_str(line)
         known = self._ways
         return [known.get(word) or self._make_ways(word) for word, _ in split]
 
