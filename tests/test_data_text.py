@@ -196,6 +196,7 @@ def test_saving_and_loading_changes_no_id(tokenizer: Tokenizer, tmp_path: Path) 
     save(tokenizer, tmp_path / "vocabulary.json")
     loaded = load(tmp_path / "vocabulary.json")
     assert loaded.get_vocab() == tokenizer.get_vocab()
+    assert loaded.to_str() == tokenizer.to_str()
     for line in [*LINES, "Ωμέγα  \n", ""]:
         assert loaded.encode(line).ids == tokenizer.encode(line).ids
     assert [path.name for path in tmp_path.iterdir()] == ["vocabulary.json"]

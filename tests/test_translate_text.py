@@ -12,10 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_translate import ENGLISH, NUMBERS, SMALL, corpus, fit, same, weights
+from test_translate import (
+    ENGLISH,
+    NUMBERS,
+    SMALL,
+    _saving_every_three,
+    fit,
+    same,
+    weights,
+)
 
 from graphformer.data.parallel import KeptPairs, PairedLines, parallel
 from graphformer.tasks.loader import Loader
+from graphformer.tasks.resume import Saving
 from graphformer.tasks.settings import Job
 from graphformer.tasks.translation import corpus as corpus_module
 from graphformer.tasks.translation import kept_vocabulary
@@ -27,6 +36,7 @@ from graphformer.tasks.translation.corpus import (
 )
 from graphformer.tasks.translation.examples import Encoding, read_training
 from graphformer.tasks.translation.kept_vocabulary import KeptVocabulary
+from graphformer.tasks.translation.learner import TranslationLearner
 from graphformer.tasks.translation.settings import (
     Corpus,
     Course,
@@ -36,8 +46,6 @@ from graphformer.tasks.translation.settings import (
 )
 from graphformer.tasks.translation.text import Lines
 from graphformer.tasks.translation.translator import Translator
-
-__all__ = ["corpus"]
 
 PIECES = Training(
     steps=6,
@@ -136,21 +144,43 @@ def test_a_resumed_run_goes_on_with_its_vocabulary(
     assert Translator.from_pretrained(out).tokenizer.to_str() == before
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_streamed_text_trains_to_the_weights_of_text_in_memory(
-    numbers: Corpus, tmp_path: Path
+    dropout: float, numbers: Corpus, tmp_path: Path
 ) -> None:
-    for dropout in (0.0, 0.3):
-        found = [
-            trained(
-                replace(numbers, stream=stream),
-                tmp_path / f"{stream}{dropout}",
-                bpe_dropout=dropout,
-            )
-            for stream in (False, True)
-        ]
-        assert same(*found)
-    assert len(list((tmp_path / "True0.0" / "lines").iterdir())) == 2
-    assert not (tmp_path / "False0.0" / "lines").exists()
+    whole, streamed = tmp_path / "whole", tmp_path / "streamed"
+    expected = trained(replace(numbers, stream=False), whole, steps=3, bpe_dropout=dropout)
+    assert same(
+        trained(replace(numbers, stream=True), streamed, steps=3, bpe_dropout=dropout), expected
+    )
+    assert len(list((streamed / "lines").iterdir())) == 2
+    assert not (whole / "lines").exists()
+
+
+def test_dropped_merges_are_the_same_after_an_interruption(
+    numbers: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    expected = trained(numbers, whole, bpe_dropout=0.3)
+    assert not same(trained(numbers, tmp_path / "plain"), expected)
+    reached = 0
+
+    def stop_at_the_fifth(*arguments: object) -> Any:
+        nonlocal reached
+        reached += 1
+        if reached == 5:
+            raise KeyboardInterrupt
+        return compute_loss(*arguments)
+
+    monkeypatch.setattr(Saving, "__init__", _saving_every_three)
+    compute_loss = TranslationLearner.compute_loss
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TranslationLearner, "compute_loss", stop_at_the_fifth)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            trained(numbers, halves, bpe_dropout=0.3)
+    job = Job(halves, resume=True, accelerator="cpu")
+    fit(numbers, halves, training=replace(PIECES, bpe_dropout=0.3), search=GREEDY, job=job)
+    assert same(weights(halves), expected)
 
 
 def test_text_is_streamed_when_it_is_asked_for_or_large(
@@ -293,9 +323,9 @@ def test_a_validation_longer_than_a_batch_is_measured_all_the_same(
     numbers: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = read_corpus(numbers)
-    long = text._replace(validation=[*text.validation, ("eins " * 100, "one " * 100)])
+    long = text._replace(validation=[*text.validation, ("eins " * 25, "one " * 25)])
     monkeypatch.setattr("graphformer.tasks.translate.read_corpus", lambda *arguments: long)
-    short = replace(PIECES, steps=1, batch_tokens=65)
+    short = replace(PIECES, steps=None, epochs=1, batch_tokens=24)
     assert "validation_loss" in fit(numbers, tmp_path / "run", training=short, search=GREEDY)
 
 

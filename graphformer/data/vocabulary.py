@@ -82,7 +82,12 @@ def train_unigram(lines: Iterable[str], vocab_size: int) -> Tokenizer:
     Source: Kudo, Subword Regularization, 2018 (arXiv 1804.10959), section 3.2.
     """
     trainer = trainers.UnigramTrainer(unk_token=SPECIAL_TOKENS[UNKNOWN], **_pieces(vocab_size))
-    return _train(Tokenizer(models.Unigram()), trainer, lines)
+    described = json.loads(_train(Tokenizer(models.Unigram()), trainer, lines).to_str())
+    # With all their digits, `tokenizers` reads other numbers than it wrote: after loading, a word
+    # could fall into other pieces.
+    pieces = [[piece, round(score, 9)] for piece, score in described["model"]["vocab"]]
+    described["model"]["vocab"] = pieces
+    return from_json(json.dumps(described))
 
 
 def train_pieces(lines: Iterable[str], vocab_size: int, kind: Kind = "bpe") -> Tokenizer:

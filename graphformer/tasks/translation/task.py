@@ -79,7 +79,7 @@ class Task:
         course = self.course
         seed_everything(run.seed)
         translator = self._translator()
-        watched = self.text.validation[: course.watched]
+        watched = list(self.text.validation[: course.watched])
         learner = TranslationLearner(
             translator,
             course.learning_rate,
