@@ -22,7 +22,7 @@ SIZE = Size(dim=16, heads=2, layers=1, hidden=24, dropout=0.1)
 @pytest.fixture
 def joint() -> Translator:
     tokenizer = train_characters(GERMAN + ENGLISH)
-    return Translator(Transformer(tokenizer.get_vocab_size(), SIZE), tokenizer, "abc")
+    return Translator(Transformer(tokenizer.get_vocab_size(), SIZE), tokenizer, "abcdefghijnrsvwz ")
 
 
 @pytest.fixture

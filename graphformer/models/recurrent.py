@@ -195,6 +195,8 @@ class AttentionalLSTM(Pretrained):
             hidden = _where(there[:, step], moved, hidden) if keeps else moved
         if cache is not None:
             cache.keep(self, hidden)
+        if not outputs:
+            return words.new_zeros(0, self.output.out_features)
         example = target.layout.example
         rows = torch.arange(len(example)).to(example) - target.ptr[example]
         rows = rows + example * words.shape[1]
