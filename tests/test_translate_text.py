@@ -229,11 +229,18 @@ def test_dropped_merges_are_of_both_sides_and_of_training_alone(numbers: Corpus)
     for side in ("source", "target"):
         ids = [getattr(each, side).x.tolist() for each in (expected, found)]
         assert tokenizer.decode(ids[0]) == tokenizer.decode(ids[1])
-    assert (dropping.mean_lengths(pairs) > plain_lengths(tokenizer, pairs)).any()
+    settings = course(bpe_dropout=0.4)
+    lengths = read_training(pairs, tokenizer, settings).lengths
+    assert (lengths >= plain_lengths(tokenizer, pairs)).all()
+    assert (lengths > plain_lengths(tokenizer, pairs)).any()
+    small = read_training(pairs, tokenizer, settings._replace(batch_tokens=14))
+    assert lengths.max() > small.lengths.max() == 14, "a batch takes the longest all the same"
 
 
 def plain_lengths(tokenizer: Any, pairs: Any) -> np.ndarray:
-    return np.array([max(len(one) for one in pair) for pair in encode_pairs(tokenizer, pairs)])
+    return np.array(
+        [max(len(pair.source), len(pair.target) - 1) for pair in encode_pairs(tokenizer, pairs)]
+    )
 
 
 @pytest.mark.parametrize("joint", [True, False])
