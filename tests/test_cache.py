@@ -175,11 +175,13 @@ def test_cache_works_under_autocast() -> None:
 
 
 @torch.no_grad()
-def test_slots_double_and_stand_where_no_causal_rule_reaches() -> None:
+def test_slots_grow_and_stand_where_no_causal_rule_reaches() -> None:
     cache = Cache(2, capacity=2)
-    new = cache.extend(sequences([torch.zeros(3, 1), torch.zeros(1, 1)]))
-    assert new.at[:, 0].tolist() == [0, 1, 2, 0]
+    new = cache.extend(sequences([torch.zeros(4, 1), torch.zeros(1, 1)]))
+    assert new.at[:, 0].tolist() == [0, 1, 2, 3, 0]
     assert cache.capacity == 4
+    cache = Cache(2, capacity=4)
+    cache.extend(sequences([torch.zeros(3, 1), torch.zeros(1, 1)]))
     new = cache.extend(sequences([torch.zeros(0, 1), torch.zeros(2, 1)]))
     assert new.at[:, 0].tolist() == [1, 2]
     assert cache.lengths.tolist() == [3, 3]

@@ -26,10 +26,11 @@ from graphformer.tasks.translation.corpus import (
     read_corpus,
     split,
 )
+from graphformer.tasks.translation.decoding import cut
 from graphformer.tasks.translation.scores import measure
 from graphformer.tasks.translation.settings import Corpus, Shape, Training
 from graphformer.tasks.translation.task import HYPOTHESES
-from graphformer.tasks.translation.translator import Translator, cut
+from graphformer.tasks.translation.translator import Translator
 
 NUMBERS = ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"]
 ENGLISH = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -145,7 +146,8 @@ def test_score_takes_translations_or_a_translator(corpus: Corpus, tmp_path: Path
         out=scored,
     )
     kept = json.loads((scored / "metrics.json").read_text("utf-8"))
-    assert kept["figures"] == quality.figures
+    assert kept["figures"].items() >= quality.figures.items()
+    assert kept["figures"]["bleu_interval"] >= 0
     assert "tok:13a" in kept["protocol"]
 
 
@@ -254,7 +256,7 @@ def test_pairs_are_shifted_by_one() -> None:
 
 
 def test_lines_are_cut_into_runs_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphformer.tasks.translation.translator.BATCH_TOKENS", 5)
+    monkeypatch.setattr("graphformer.tasks.translation.decoding.BATCH_TOKENS", 5)
     assert cut([0, 1, 2, 3], [2, 3, 1, 9]) == [[0, 1], [2], [3]]
     assert cut([], []) == []
 

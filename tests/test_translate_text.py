@@ -44,7 +44,7 @@ from graphformer.tasks.translation.settings import (
     Training,
     complete_settings,
 )
-from graphformer.tasks.translation.text import Lines
+from graphformer.tasks.translation.text import Reading
 from graphformer.tasks.translation.translator import Translator
 
 PIECES = Training(
@@ -187,10 +187,10 @@ def test_text_is_streamed_when_it_is_asked_for_or_large(
     numbers: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = numbers.source_file, numbers.target_file
-    assert not Lines().streams(*files)
+    assert not Reading().streams(*files)
     monkeypatch.setattr("graphformer.tasks.translation.text.LARGE", 100)
-    assert Lines().streams(*files)
-    assert not Lines(stream=False).streams(*files)
+    assert Reading().streams(*files)
+    assert not Reading(stream=False).streams(*files)
     for each in (numbers, replace(numbers, stream=True)):
         pairs = read_corpus(each).train
         assert isinstance(pairs, KeptPairs)

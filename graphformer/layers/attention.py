@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphformer.attend import attend, attend_prepared
-from graphformer.backends.request import Operands, prepare_key, prepare_query
+from graphformer.backends.request import Attended, Operands, prepare_key, prepare_query
 from graphformer.graph import TokenGraph
 from graphformer.layers.cache import ArrivingSide, Cache
 from graphformer.layout import Layout
@@ -86,7 +86,7 @@ class MultiHead(nn.Module):
             graph: who attends to whom.
             memory: the tokens that are attended to, where they are others.
             cache: what a decoder remembers. Without memory, keys and values of `x` join those of
-                earlier calls, and the graph is bound to `cache.tokens`; those of a memory are
+                earlier calls, and the graph is that of `cache.bind`; those of a memory are
                 projected in the first call only.
 
         Raises:
@@ -99,6 +99,19 @@ class MultiHead(nn.Module):
         out = attend(query, key, value, graph, self.score, self.normalize, dropout)
         assert isinstance(out, Tensor)
         return self.join(out)
+
+    def weigh(
+        self,
+        x: Float[Tensor, "query dim"],
+        graph: TokenGraph,
+        memory: Float[Tensor, "key dim"] | None = None,
+    ) -> Float[Tensor, "edge head"]:
+        """The weight of each edge and head, in the order of `graph.edge_index`, without dropout."""
+        query, key, value = self.project(x, memory)
+        asked = attend(query, key, value, graph, self.score, self.normalize, return_weights=True)
+        assert isinstance(asked, Attended)
+        assert asked.weights is not None
+        return asked.weights
 
     def project(
         self, x: Float[Tensor, "query dim"], memory: Float[Tensor, "key dim"] | None = None

@@ -7,13 +7,14 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from graphformer.graph import Side
+from graphformer.graph import Side, TokenGraph
+from graphformer.layers.slots import Slots
 from graphformer.layout import Layout
 from graphformer.tokens import Tokens
-
-# Where an empty slot stands: after every query, so that no causal rule lets it be heard.
-NOWHERE = 2**30
+from graphformer.topology import Topology, complete
+from graphformer.topology.table import table_of
 
 Parts = tuple[Tensor | None, ...]
 
@@ -23,46 +24,61 @@ class Cache:
 
     A step first announces its tokens, then binds its topology to what is remembered, and runs:
 
-        new = cache.extend(new)
-        graph = causal().bind(new, cache.tokens)
+        new = cache.extend(new, topology)
+        graph = cache.bind(topology, new)
         x = block(x, graph, memory, memory_graph, cache)
 
     Each layer keeps all that its score reads of a key, and the values, in buffers [example, slot,
-    ...] that double when they are full; flat, they are the keys that the graph was bound to. Empty
+    ...] that grow when they are full; flat, they are the keys that the graph is bound to. Empty
     slots stand at a position that no causal rule contains. Nothing has gradients.
 
+    An example may be several sequences, such as the hypotheses of a beam: `fork` says which of
+    them go on. What they have in common is kept once, and nothing is moved; each hears the tokens
+    that it is made of. Slots of tokens that no sequence is made of, and of those that the topology
+    lets no later query hear, are used again: what a window needs does not grow.
+
     Args:
-        num_examples: number of sequences that are decoded side by side.
+        num_examples: number of examples that are decoded side by side.
         capacity: slots of each to begin with, in tokens.
         device: where the decoder is.
     """
 
     def __init__(
-        self, num_examples: int, capacity: int = 32, device: torch.device | str = "cpu"
+        self, num_examples: int, capacity: int = 16, device: torch.device | str = "cpu"
     ) -> None:
-        self.lengths = torch.zeros(num_examples, dtype=torch.int64)
-        self._at = torch.full((num_examples, capacity), NOWHERE, device=device)
-        self._slots = torch.empty(0, dtype=torch.int64, device=device)
+        self._slots = Slots(num_examples, capacity, device)
+        self._new_slots = torch.empty(0, dtype=torch.int64, device=device)
+        self._new_sequences = self._new_slots
         self._own: dict[nn.Module, Parts] = {}
         self._memory: dict[nn.Module, Parts] = {}
         self._states: dict[nn.Module, Parts] = {}
         self._new: Tokens | None = None
+        self._cross: TokenGraph | None = None
 
     @property
     def num_examples(self) -> int:
-        return self._at.shape[0]
+        return self._slots.num_examples
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences of each example."""
+        return self._slots.num_sequences
 
     @property
     def capacity(self) -> int:
         """Slots of each example, in tokens."""
-        return self._at.shape[1]
+        return self._slots.capacity
+
+    @property
+    def lengths(self) -> Int[Tensor, "example"]:
+        """Tokens of each sequence of an example so far."""
+        return self._slots.lengths
 
     @property
     def tokens(self) -> Tokens:
         """The slots as tokens, to bind a topology to as keys; their values are their positions."""
-        size, capacity = self._at.shape
-        ptr = torch.arange(size + 1, device=self._at.device) * capacity
-        at = self._at.flatten()
+        at, (size, capacity) = self._slots.at.flatten(), self._slots.at.shape
+        ptr = torch.arange(size + 1, device=at.device) * capacity
         return Tokens(at, ptr, at.unsqueeze(1), torch.full((size,), capacity))
 
     @property
@@ -71,24 +87,67 @@ class Cache:
         assert self._new is not None, "a step first announces its tokens"
         return self._new.layout
 
-    def extend(self, new: Tokens) -> Tokens:
+    def extend(self, new: Tokens, topology: Topology | None = None) -> Tokens:
         """The same tokens at the positions that follow what is remembered.
 
         Args:
-            new: the next tokens of each example, of any number, none included.
+            new: the next tokens of each sequence, those of an example one after another; of any
+                number, none included, and as many in all sequences of an example.
+            topology: what it lets no query hear from now on is forgotten; nothing is where it is
+                left out.
 
         Raises:
-            ValueError: if there are not as many examples as the cache has, if tokens are virtual,
-                or if gradients are on.
+            ValueError: if there are not as many sequences as the cache has, or they differ in an
+                example, if tokens are virtual, or if gradients are on.
         """
         self._check(new)
-        at = new.at[:, 0] + self.lengths.to(new.at.device)[_example(new)]
-        self.lengths = self.lengths + new.lengths
-        self._reserve(int(self.lengths.max()))
-        self._slots = _example(new) * self.capacity + at
-        self._at.view(-1)[self._slots] = at
+        if topology is not None:
+            self._slots.forget(topology)
+        more = self._slots.reserve(new)
+        if more:
+            self._own = _with_all(self._own, lambda part: _longer(part, more))
+        self._new_slots, at, self._new_sequences = self._slots.place(new)
         self._new = new._replace(at=at.unsqueeze(1))
         return self._new
+
+    def bind(self, topology: Topology, new: Tokens) -> TokenGraph:
+        """The graph of the tokens announced last to all that their sequences are made of.
+
+        Args:
+            topology: rules of positions, by which no token hears one that follows it.
+            new: what `extend` gave.
+        """
+        if self.num_sequences == 1 and int(new.lengths.max()) > 1:
+            return topology.bind(new, self.tokens)
+        queries, keys = Layout.of(join(new, self.num_examples)), Layout.of(self.tokens)
+        heard = self._slots.heard.flatten(0, 1).index_select(0, self._new_sequences)
+        return table_of(topology, queries, keys, heard).bind(queries, keys)
+
+    def bind_memory(self, new: Tokens, memory: Tokens) -> TokenGraph:
+        """The complete graph of the tokens announced last to a memory.
+
+        Step after step it is the same graph at other positions where there are as many tokens: what
+        was made for it serves them all.
+
+        Args:
+            new: what `extend` gave.
+            memory: the tokens of the memory, whose examples share the sequences evenly.
+
+        Raises:
+            ValueError: if they cannot be shared evenly.
+        """
+        queries = join(new, memory.num_examples)
+        known = self._cross
+        if (
+            known is None
+            or known.keys.ptr is not memory.ptr
+            or not torch.equal(known.queries.lengths, queries.lengths)
+        ):
+            # At positions that will change, nothing may be made of their order.
+            moving = Layout(queries.ptr, queries.at.clone(), queries.lengths, 0, contiguous=False)
+            self._cross = known = complete().bind(moving, memory)
+        known.queries.at.copy_(queries.at)
+        return known
 
     def append(self, layer: nn.Module, new: Parts) -> Parts:
         """All that `layer` remembers, flat [example * slot, ...], with that of the new tokens.
@@ -102,7 +161,7 @@ class Cache:
         kept = tuple(None if part is None else part.flatten(0, 1) for part in self._own[layer])
         for flat, part in zip(kept, new, strict=True):
             if flat is not None and part is not None:
-                flat.index_copy_(0, self._slots, part)
+                flat.index_copy_(0, self._new_slots, part)
         return kept
 
     def once(self, layer: nn.Module, make: Callable[[], Parts]) -> Parts:
@@ -124,17 +183,30 @@ class Cache:
         """
         self._states[layer] = state
 
+    def fork(self, parents: Int[Tensor, "example sequence"]) -> None:
+        """Goes on with these sequences of each example, in this order: drops and repeats them.
+
+        Args:
+            parents: for each sequence from now on, which of its example it goes on from.
+        """
+        parents = parents.to(self._new_slots.device)
+        sequence = torch.arange(self.num_examples, device=parents.device).unsqueeze(1)
+        sequence = (sequence * self.num_sequences + parents).flatten()
+        self._states = _with_all(self._states, lambda part: part.index_select(0, sequence))
+        self._slots.fork(parents)
+
     def select(self, index: Int[Tensor, "chosen"]) -> None:
         """Goes on with these examples, in this order: drops, reorders and repeats them.
 
         Args:
             index: numbers of examples.
         """
-        index = index.to(self._at.device)
-        self.lengths = self.lengths[index.cpu()]
-        self._at = self._at.index_select(0, index)
-        self._own = _rows_of_all(self._own, index)
-        self._states = _rows_of_all(self._states, index)
+        index = index.to(self._new_slots.device)
+        count = torch.arange(self.num_sequences, device=index.device)
+        sequence = (index.unsqueeze(1) * self.num_sequences + count).flatten()
+        self._states = _with_all(self._states, lambda part: part.index_select(0, sequence))
+        self._slots.select(index)
+        self._own = _with_all(self._own, lambda part: part.index_select(0, index))
 
     def select_memory(self, rows: Int[Tensor, "key"]) -> None:
         """Goes on with these tokens of the memory, when it was cut to fewer examples.
@@ -142,27 +214,27 @@ class Cache:
         Args:
             rows: flat numbers of tokens.
         """
-        self._memory = _rows_of_all(self._memory, rows)
+        self._memory = _with_all(self._memory, lambda part: part.index_select(0, rows))
 
     def _make_buffer(self, part: Tensor | None) -> Tensor | None:
+        if part is None:
+            return None
         # Zeros, since what stands in an empty slot is multiplied with a weight of zero.
-        return None if part is None else part.new_zeros(*self._at.shape, *part.shape[1:])
-
-    def _reserve(self, needed: int) -> None:
-        if needed <= self.capacity:
-            return
-        more = max(needed, 2 * self.capacity) - self.capacity
-        self._at = torch.cat([self._at, self._at.new_full((self.num_examples, more), NOWHERE)], 1)
-        self._own = {
-            layer: tuple(None if part is None else _longer(part, more) for part in parts)
-            for layer, parts in self._own.items()
-        }
+        return part.new_zeros(self.num_examples, self.capacity, *part.shape[1:])
 
     def _check(self, new: Tokens) -> None:
-        if new.num_examples != self.num_examples:
+        if new.num_examples != self.num_examples * self.num_sequences:
+            each = f" of {self.num_sequences} sequences" if self.num_sequences > 1 else ""
             raise ValueError(
-                f"the cache has {self.num_examples} examples, the new tokens {new.num_examples}; "
-                "give each example its next tokens, and drop examples with cache.select(index)"
+                f"the cache has {self.num_examples} examples{each}, the new tokens "
+                f"{new.num_examples}; give each sequence its next tokens, and drop examples with "
+                "cache.select(index), sequences with cache.fork(parents)"
+            )
+        sizes = new.lengths.view(-1, self.num_sequences)
+        if bool((sizes != sizes[:, :1]).any()):
+            raise ValueError(
+                f"the sequences of an example have {sizes.tolist()} new tokens; give all of one "
+                "example as many, for they go on side by side"
             )
         if new.num_virtual:
             raise ValueError(
@@ -194,17 +266,38 @@ _UNKNOWN_DEGREE = (
 )
 
 
-def _example(tokens: Tokens) -> Int[Tensor, "token"]:
-    count = torch.arange(tokens.num_examples, device=tokens.ptr.device)
-    return count.repeat_interleave(tokens.ptr.diff(), output_size=tokens.num_tokens)
+def sequences_per_source(num_sequences: int, num_sources: int) -> int:
+    """How many target sequences each source serves, one after another.
+
+    Raises:
+        ValueError: if not all serve as many.
+    """
+    count = num_sequences // num_sources
+    if count * num_sources != num_sequences:
+        raise ValueError(
+            f"{num_sequences} target sequences cannot share {num_sources} sources evenly; "
+            "give each source as many"
+        )
+    return count
+
+
+def join(tokens: Tokens, num_groups: int) -> Tokens:
+    """The same tokens, with as many examples one after another joined as make `num_groups`."""
+    count = sequences_per_source(tokens.num_examples, num_groups)
+    if count == 1:
+        return tokens
+    return tokens._replace(ptr=tokens.ptr[::count], lengths=tokens.lengths.view(-1, count).sum(1))
 
 
 def _longer(buffer: Tensor, more: int) -> Tensor:
-    return torch.cat([buffer, buffer.new_zeros(buffer.shape[0], more, *buffer.shape[2:])], dim=1)
+    padding = [0, 0] * (buffer.dim() - 2) + [0, more]
+    return F.pad(buffer, padding)
 
 
-def _rows_of_all(kept: dict[nn.Module, Parts], index: Tensor) -> dict[nn.Module, Parts]:
+def _with_all(
+    kept: dict[nn.Module, Parts], change: Callable[[Tensor], Tensor]
+) -> dict[nn.Module, Parts]:
     return {
-        layer: tuple(None if part is None else part.index_select(0, index) for part in parts)
+        layer: tuple(None if part is None else change(part) for part in parts)
         for layer, parts in kept.items()
     }

@@ -13,7 +13,7 @@ from graphformer.attend import attend
 from graphformer.backends import Attended
 from graphformer.dropout import Dropout
 from graphformer.graph import TokenGraph
-from graphformer.layers.cache import Cache, Parts
+from graphformer.layers.cache import Cache, Parts, sequences_per_source
 from graphformer.models.packing import time_major
 from graphformer.models.pretrained import Pretrained
 from graphformer.models.settings import described
@@ -22,7 +22,6 @@ from graphformer.models.stack import (
     make_embedding,
     make_score,
     one_each,
-    sequences_per_source,
 )
 from graphformer.scores import Score
 from graphformer.tokens import Tokens

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from graphformer.graph import TokenGraph
 from graphformer.layers import Cache
+from graphformer.layers.cache import join
 from graphformer.models.pretrained import Pretrained
 from graphformer.models.settings import described
 from graphformer.models.stack import (
@@ -22,7 +23,6 @@ from graphformer.models.stack import (
     make_embedding,
     of_each,
     one_each,
-    sequences_per_source,
 )
 from graphformer.scores import Score
 from graphformer.tokens import Tokens
@@ -159,10 +159,11 @@ class Transformer(Pretrained):
             cache: what was decoded before.
         """
         if cache is not None:
-            target = cache.extend(target)
-            graph = self.decoder_topology.bind(target, cache.tokens)
+            target = cache.extend(target, self.decoder_topology)
+            graph = cache.bind(self.decoder_topology, target)
+            cross = cache.bind_memory(target, memory)
         graph = graph or self.decoder_topology.bind(target)
-        cross = cross or complete().bind(_grouped(target, memory.num_examples), memory)
+        cross = cross or complete().bind(join(target, memory.num_examples), memory)
         x = self.target(target)
         for block in self.decoder:
             x = block(x, graph, memory.x, cross, cache)
@@ -250,8 +251,8 @@ class LanguageModel(Pretrained):
             cache: what was decoded before.
         """
         if cache is not None:
-            tokens = cache.extend(tokens)
-            graph = self.topology.bind(tokens, cache.tokens)
+            tokens = cache.extend(tokens, self.topology)
+            graph = cache.bind(self.topology, tokens)
         graph = graph or self.topology.bind(tokens)
         x = self.embedding(tokens)
         for block in self.blocks:
@@ -270,11 +271,3 @@ class LanguageModel(Pretrained):
     def start(self, source: Tokens, begin: int | None = None) -> tuple[Tokens, None]:
         """The prompts themselves, and no memory: where a search starts."""
         return source, None
-
-
-def _grouped(target: Tokens, num_groups: int) -> Tokens:
-    """The same tokens, with as many examples one after another joined as make `num_groups`."""
-    count = sequences_per_source(target.num_examples, num_groups)
-    if count == 1:
-        return target
-    return target._replace(ptr=target.ptr[::count], lengths=target.lengths.view(-1, count).sum(1))

@@ -125,21 +125,6 @@ def causal_topology(topology: Topology | str) -> Topology:
     return topology if topology.is_causal else topology & causal()
 
 
-def sequences_per_source(num_sequences: int, num_sources: int) -> int:
-    """How many target sequences each source serves, one after another.
-
-    Raises:
-        ValueError: if not all serve as many.
-    """
-    count = num_sequences // num_sources
-    if count * num_sources != num_sequences:
-        raise ValueError(
-            f"{num_sequences} target sequences cannot share {num_sources} sources evenly; "
-            "give each source as many"
-        )
-    return count
-
-
 def one_each(source: Tokens, begin: int) -> Tokens:
     """The first target token of each sentence."""
     size, device = source.num_examples, source.x.device

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from pathlib import Path
 
 import torch
 
-from graphformer.data.text_lines import read_lines, split_lines
-from graphformer.files import write_text
+from graphformer.data.text_lines import read_lines
+from graphformer.tasks.plots import where_installed
 from graphformer.tasks.record import write_metrics
 from graphformer.tasks.run import Run, is_first_process, repeat
 from graphformer.tasks.settings import Job, check_folder, keep_settings
+from graphformer.tasks.translation.alignment import align_words
 from graphformer.tasks.translation.attending import Attending
+from graphformer.tasks.translation.bootstrap import resample
 from graphformer.tasks.translation.corpus import read_corpus
 from graphformer.tasks.translation.kept_vocabulary import KeptVocabulary
+from graphformer.tasks.translation.lines import Lines
+from graphformer.tasks.translation.plots import plot_alignment as plot
+from graphformer.tasks.translation.prediction import Prediction, progress, warn_of, writing
 from graphformer.tasks.translation.scores import Quality, measure, signature
 from graphformer.tasks.translation.settings import (
     Corpus,
@@ -24,12 +28,12 @@ from graphformer.tasks.translation.settings import (
     Training,
     complete_settings,
 )
-from graphformer.tasks.translation.task import NUM_SHOWN, Task
+from graphformer.tasks.translation.task import Task
 from graphformer.tasks.translation.training import Devices
 from graphformer.tasks.translation.translator import Translator
+from graphformer.tasks.translation.wanted import Scoring, Wanted
 
-SEARCH = Search()
-DEVICES = Devices()
+SEARCH, WANTED, SCORING, DEVICES = Search(), Wanted(), Scoring(), Devices()
 INDEX = "lines"
 
 
@@ -41,6 +45,7 @@ def fit(
     search: Search,
     job: Job,
     devices: Devices = DEVICES,
+    scoring: Scoring = SCORING,
 ) -> dict[str, object]:
     """Trains a translator, and translates and scores its test set.
 
@@ -64,9 +69,11 @@ def fit(
     text = read_corpus(corpus, job.out / INDEX)
     vocabulary = KeptVocabulary(job.out, text.train, course)
     tokenizer = vocabulary.get(is_first_process(machine))
-    task = Task(text, tokenizer, shape.size, course, attending, search, job.device)
+    task = Task(
+        text, tokenizer, shape.size, course, attending, search, job.device, scoring.tokenize
+    )
     task.check()
-    parts = (corpus, shape, attending, training, search, job, devices)
+    parts = (corpus, shape, attending, training, search, job, devices, scoring)
     if is_first_process(machine):
         keep_settings(job.out, parts, job.resume)
         vocabulary.keep(tokenizer)
@@ -89,8 +96,10 @@ def predict(
     input_file: Path | None = None,
     output_file: Path | None = None,
     search: Search = SEARCH,
+    wanted: Wanted = WANTED,
+    plot_alignment: Path | None = None,
 ) -> list[str]:
-    """Translates a line, a file of lines, or what comes from the standard input.
+    """Translates a line, a file of lines, or what comes from the standard input, as it comes.
 
     Args:
         checkpoint: the `--out` folder of a finished `fit`.
@@ -98,27 +107,36 @@ def predict(
         input_file: a sentence a line.
         output_file: where to write, a translation a line; the standard output if left out.
         search: how translations are searched for.
+        wanted: what is written of each line.
+        plot_alignment: picture (.svg, .png) of which words the translation of `text` comes from.
+
+    Returns:
+        The best translation of each line.
 
     Raises:
-        ValueError: there are both a line and a file.
+        ValueError: there are both a line and a file, or options do not fit each other.
         FileNotFoundError: there is no translator in the folder, or no such file.
     """
     if text is not None and input_file is not None:
         raise ValueError("there are both --text and --input_file: leave one of them out")
+    if plot_alignment is not None and text is None:
+        raise ValueError("plot_alignment shows one line: write it with --text")
     if output_file is not None and output_file.is_dir():
         raise ValueError(f"output_file is {output_file}, which is a folder: write a file")
+    wanted.check_fits(search)
     translator = Translator.from_pretrained(checkpoint)
-    if text is not None:
-        lines = [text]
-    else:
-        lines = split_lines(sys.stdin.read()) if input_file is None else read_lines(input_file)
-    found = translate_known(translator, lines, search)
-    written = "".join(f"{line}\n" for line in found)
-    if output_file is None:
-        print(written, end="")
-    else:
-        write_text(output_file, written)
-    return found
+    lines = [[text]] if text is not None else Lines(input_file)
+    name, count = ("the text", 1) if isinstance(lines, list) else (lines.name, lines.count)
+    hidden = input_file is None or (output_file is None and sys.stdout.isatty())
+    with writing(output_file) as write, progress(count, hidden) as report:
+        prediction = Prediction(translator, search, wanted, write, name, report)
+        for chunk in lines:
+            prediction.add(chunk)
+    prediction.warn_of_unknown()
+    if plot_alignment is not None and text is not None:
+        with where_installed():
+            plot(align_words(translator, [text], prediction.best)[0], plot_alignment)
+    return prediction.best
 
 
 def score(
@@ -126,19 +144,24 @@ def score(
     hypothesis_file: Path | None = None,
     checkpoint: Path | None = None,
     source_file: Path | None = None,
+    other_file: Path | None = None,
     search: Search = SEARCH,
+    scoring: Scoring = SCORING,
     out: Path | None = None,
 ) -> Quality:
     """Scores translations against references: those in a file, or those of a trained translator.
 
-    Prints BLEU and chrF with the signatures of sacreBLEU, and the share of exact matches.
+    Prints BLEU and chrF with their intervals and the signatures of sacreBLEU, and the share of
+    exact matches; of two systems also whether one is better than the other.
 
     Args:
         target_file: references, one a line.
         hypothesis_file: translations, one a line.
         checkpoint: the `--out` folder of a finished `fit`, in place of `hypothesis_file`.
         source_file: what it is to translate, one a line.
+        other_file: translations of another system, one a line, to be compared with the former.
         search: how translations are searched for.
+        scoring: how they are scored.
         out: folder that gets the figures in `metrics.json`.
 
     Raises:
@@ -148,6 +171,7 @@ def score(
     if out is not None:
         check_folder(out)
     references = read_lines(target_file)
+    others = {} if other_file is None else {str(other_file): read_lines(other_file)}
     if hypothesis_file is not None and checkpoint is not None:
         raise ValueError("there are both --hypothesis_file and --checkpoint: leave one of them out")
     if hypothesis_file is not None:
@@ -160,18 +184,17 @@ def score(
         raise ValueError(
             "there is nothing to score: write --hypothesis_file, or --checkpoint and --source_file"
         )
-    quality = measure(found, references)
-    print(quality)
+    quality = measure(found, references, scoring.tokenize)
+    compared = resample({how: found} | others, references, scoring.tokenize)
+    print(quality, compared, sep="\n")
     if out is not None:
-        protocol = f"{how}; {signature()}"
-        size = f"{len(found):,} lines"
         write_metrics(
             out,
-            quality.figures,
+            quality.figures | compared.figures,
             seeds=[],
             data=str(target_file),
-            split=size,
-            protocol=protocol,
+            split=f"{len(found):,} lines",
+            protocol=f"{how}; {signature(scoring.tokenize)}",
             device=torch.device("cpu"),
             precision="32-true",
         )
@@ -180,13 +203,5 @@ def score(
 
 def translate_known(translator: Translator, lines: list[str], search: Search) -> list[str]:
     """The translation of each line; warns once of characters that training never showed."""
-    unknown = translator.unknown_characters(lines)
-    if unknown:
-        shown = ", ".join(f"{each!r} ({count})" for each, count in unknown.most_common(NUM_SHOWN))
-        more = f" and {len(unknown) - NUM_SHOWN} others" if len(unknown) > NUM_SHOWN else ""
-        warnings.warn(
-            f"{unknown.total():,} characters are unknown to the translator, whose training text "
-            f"had none of them: {shown}{more}; expect mistakes where they stand",
-            stacklevel=2,
-        )
+    warn_of(translator.unknown_characters(lines))
     return translator.translate(lines, search.beam, search.length_penalty)

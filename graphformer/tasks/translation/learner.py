@@ -26,6 +26,7 @@ class TranslationLearner(Learner):
             `validation_exact_match`.
         r_drop: how much it counts, in training, that two passes with different dropout differ; at
             0 there is one pass.
+        tokenize: how `validation_bleu` finds words.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class TranslationLearner(Learner):
         label_smoothing: float,
         samples: list[tuple[str, str]],
         r_drop: float = 0.0,
+        tokenize: str = "13a",
     ) -> None:
         super().__init__()
         self.model: Translating = translator.model
@@ -43,6 +45,7 @@ class TranslationLearner(Learner):
         self.label_smoothing = label_smoothing
         self.samples = samples
         self.r_drop = r_drop
+        self.tokenize = tokenize
 
     def compute_loss(self, batch: PairBatch) -> SummedLoss:
         smoothing = self.label_smoothing if self.training else 0.0
@@ -63,7 +66,7 @@ class TranslationLearner(Learner):
         sources, targets = map(list, zip(*self.samples, strict=True))
         with self.trainer.precision_plugin.forward_context():
             found = self.translator.translate(sources, beam=1)
-        figures = measure(found, targets).figures
+        figures = measure(found, targets, self.tokenize).figures
         self.log("validation_bleu", figures["bleu"])
         self.log("validation_exact_match", figures["exact_match"])
 

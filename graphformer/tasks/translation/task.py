@@ -21,6 +21,7 @@ from graphformer.tasks.record import write_metrics
 from graphformer.tasks.run import HISTORY, Run, is_first_process, train
 from graphformer.tasks.schedule import FALLS, RiseAndFall
 from graphformer.tasks.translation.attending import Attending
+from graphformer.tasks.translation.bootstrap import resample
 from graphformer.tasks.translation.corpus import (
     EncodedPair,
     encode_pairs,
@@ -50,6 +51,7 @@ class Task:
         attending: who attends to whom.
         search: how translations are searched for.
         device: to train on.
+        tokenize: how BLEU finds words.
     """
 
     text: TextSplits
@@ -59,6 +61,7 @@ class Task:
     attending: Attending
     search: Search
     device: torch.device
+    tokenize: str = "13a"
 
     def check(self) -> None:
         """Does nothing where all runs can begin.
@@ -78,7 +81,12 @@ class Task:
         translator = self._translator()
         watched = list(self.text.validation[: course.watched])
         learner = TranslationLearner(
-            translator, course.learning_rate, course.label_smoothing, watched, course.r_drop
+            translator,
+            course.learning_rate,
+            course.label_smoothing,
+            watched,
+            course.r_drop,
+            self.tokenize,
         )
         batches, validation = self._load(run.seed)
         fall = FALLS[course.schedule]
@@ -109,11 +117,11 @@ class Task:
         sources, references = map(list, zip(*self.text.test, strict=True))
         start = time.monotonic()
         found = translator.translate(sources, self.search.beam, self.search.length_penalty)
-        quality = measure(found, references)
+        quality = measure(found, references, self.tokenize)
         write_text(out / HYPOTHESES, "\n".join(found) + "\n")
         print(show_samples(sources, found, references))
         print(f"test set of {len(found):,}, translated in {time.monotonic() - start:.0f} s")
-        print(quality)
+        print(quality, resample({"test": found}, references, self.tokenize), sep="\n")
         return quality
 
     def write(self, out: Path, figures: Mapping[str, object], seeds: list[int]) -> None:
@@ -129,7 +137,7 @@ class Task:
             protocol=(
                 f"test set, {describe(course)}, beam {search.beam}, length penalty "
                 f"{search.length_penalty:g}; validation_bleu and validation_exact_match: first "
-                f"{course.watched} validation pairs, greedy; {signature()}"
+                f"{course.watched} validation pairs, greedy; {signature(self.tokenize)}"
             ),
             device=self.device,
             precision=course.precision,

@@ -6,21 +6,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer
 
 from graphformer.data import vocabulary
-from graphformer.data.vocabulary import END, START, UNKNOWN
-from graphformer.models.decode import beam_search, greedy
+from graphformer.data.vocabulary import UNKNOWN
 from graphformer.models.pretrained import Saved, load_model, read_saved, save_model
 from graphformer.models.stack import of_each
 from graphformer.tasks.translation.attending import KINDS, Translating
-from graphformer.tasks.translation.corpus import encode_sources
-from graphformer.tokens import sequences
+from graphformer.tasks.translation.decoding import find
+from graphformer.tasks.translation.settings import Search
 
 JOINT, SEPARATE = "tokenizer.json", ("source.tokenizer.json", "target.tokenizer.json")
-# Source tokens that are translated at a time.
-BATCH_TOKENS = 4096
 
 
 class Translator:
@@ -42,7 +38,6 @@ class Translator:
         self.model, self.tokenizer, self.characters = model, tokenizer, characters
         self.source_tokenizer, self.target_tokenizer = of_each(tokenizer)
 
-    @torch.no_grad()
     def translate(self, lines: list[str], beam: int = 5, length_penalty: float = 1.0) -> list[str]:
         """The translation of each line; an empty line stays empty.
 
@@ -52,20 +47,7 @@ class Translator:
                 next token each time.
             length_penalty: power of the length that a log-probability is divided by.
         """
-        found = [""] * len(lines)
-        sources = encode_sources(self.source_tokenizer, lines)
-        by_length = sorted(
-            (index for index, line in enumerate(lines) if line.strip()),
-            key=lambda index: len(sources[index]),
-        )
-        was_training = self.model.training
-        self.model.eval()
-        for chosen in cut(by_length, [len(source) for source in sources]):
-            ids = self._decode([sources[index] for index in chosen], beam, length_penalty)
-            for index, text in zip(chosen, self.target_tokenizer.decode_batch(ids), strict=True):
-                found[index] = text.strip()
-        self.model.train(was_training)
-        return found
+        return [each[0].text for each in find(self, lines, Search(beam, length_penalty))]
 
     def unknown_characters(self, lines: list[str]) -> Counter[str]:
         """How often each character stands in the lines that training never showed."""
@@ -117,39 +99,6 @@ class Translator:
                 )
         characters = str(saved.config.get("characters", ""))
         return cls(model, tokenizers[0] if joint else (tokenizers[0], tokenizers[1]), characters)
-
-    def _decode(
-        self, sources: list[torch.Tensor], beam: int, length_penalty: float
-    ) -> list[list[int]]:
-        tokens = sequences(sources).to(self.model.output_weight.device)
-        # Longer than any translation seen, and yet an end to those that repeat themselves.
-        limits = 2 * tokens.lengths + 20
-        if beam == 1:
-            likeliest = greedy(self.model, tokens, begin=START, end=END, max_length=limits)
-            return [ids.tolist() for ids in likeliest]
-        found = beam_search(
-            self.model,
-            tokens,
-            begin=START,
-            end=END,
-            beam=beam,
-            length_penalty=length_penalty,
-            max_length=limits,
-        )
-        return [hypotheses[0].ids.tolist() for hypotheses in found]
-
-
-def cut(indices: list[int], lengths: list[int]) -> list[list[int]]:
-    """The indices in runs of at most BATCH_TOKENS tokens, or of one line."""
-    runs: list[list[int]] = []
-    size = BATCH_TOKENS
-    for index in indices:
-        if size + lengths[index] > BATCH_TOKENS:
-            runs.append([])
-            size = 0
-        runs[-1].append(index)
-        size += lengths[index]
-    return runs
 
 
 def named(tokenizer: Tokenizer | tuple[Tokenizer, Tokenizer]) -> dict[str, Tokenizer]:

@@ -1,0 +1,106 @@
+"""How sure scores are, and whether one system is better than another: by resampled test sets."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sacrebleu.significance import PairedTest
+
+from graphformer.tasks.translation.scores import check_lines, metrics
+
+NUM_RESAMPLES = 1000
+
+
+class Interval(NamedTuple):
+    """A score over resampled test sets.
+
+    Attributes:
+        metric: "BLEU" or "chrF".
+        score: of the test set itself.
+        mean: over the resampled ones.
+        half: half the width of the interval around the mean that holds 95% of them.
+        p_value: how often a difference as large as that to the first system comes of the resampling
+            alone; None for the first itself.
+    """
+
+    metric: str
+    score: float
+    mean: float
+    half: float
+    p_value: float | None = None
+
+    def __str__(self) -> str:
+        p_value = "" if self.p_value is None else f", p = {self.p_value:.4f}"
+        return f"{self.metric} {self.score:.2f} ({self.mean:.2f} +- {self.half:.2f}{p_value})"
+
+
+class Comparison(NamedTuple):
+    """Systems on the same resampled test sets; print it.
+
+    Attributes:
+        intervals: of each system by its name, the first one being what others are compared with.
+    """
+
+    intervals: dict[str, list[Interval]]
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Mean, interval and p-value of each system, the first one unnumbered."""
+        found: dict[str, float] = {}
+        for number, each in enumerate(self.intervals.values(), start=1):
+            for metric, score, mean, half, p_value in each:
+                name = metric.lower() if number == 1 else f"{metric.lower()}_{number}"
+                found |= {f"{name}_resampled": mean, f"{name}_interval": half}
+                if p_value is not None:
+                    found |= {name: score, f"{name}_p": p_value}
+        return found
+
+    def __str__(self) -> str:
+        width = max(map(len, self.intervals))
+        rows = [
+            f"{name.ljust(width)}  {', '.join(map(str, each))}"
+            for name, each in self.intervals.items()
+        ]
+        how = f"(mean and 95% interval of {NUM_RESAMPLES:,} resampled test sets"
+        if len(rows) > 1:
+            how += ", the same for all; p of the difference to the first"
+        return "\n".join([*rows, f"{how})"])
+
+
+def resample(
+    systems: dict[str, list[str]], references: list[str], tokenize: str = "13a"
+) -> Comparison:
+    """The intervals of each system's scores, all on the same resampled test sets.
+
+    Args:
+        systems: translations of each system by its name.
+        references: what they should be.
+        tokenize: how BLEU finds words.
+
+    Raises:
+        ValueError: a system has not one translation a reference, or there is none.
+
+    Source: Koehn 2004, Statistical Significance Tests for Machine Translation Evaluation.
+    """
+    for found in systems.values():
+        check_lines(found, references)
+    bleu, chrf = metrics(tokenize)
+    names = list(systems)
+    # A system against itself has an interval, and a p-value that says nothing.
+    baseline = [(names[0], systems[names[0]])]
+    others = baseline + [(name, systems[name]) for name in names[1:]]
+    test = PairedTest(
+        baseline + others,
+        {"BLEU": bleu, "chrF": chrf},
+        [references],
+        test_type="bs",
+        n_samples=NUM_RESAMPLES,
+    )
+    _, scores = test()
+    found_intervals: dict[str, list[Interval]] = {name: [] for name in names}
+    for metric in ("BLEU", "chrF"):
+        for at, (name, result) in enumerate(zip(names, scores[metric][1:], strict=True)):
+            p_value = result.p_value if at else None
+            one = Interval(metric, result.score, result.mean, result.ci, p_value)
+            found_intervals[name].append(one)
+    return Comparison(found_intervals)

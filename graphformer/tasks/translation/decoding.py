@@ -1,0 +1,146 @@
+"""Lines of text through a model: in batches of like length, searched for or drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from graphformer.data.vocabulary import END, START
+from graphformer.models.decode import Hypothesis, beam_search, greedy, sample
+from graphformer.tasks.translation.corpus import encode_sources
+from graphformer.tasks.translation.settings import Search
+from graphformer.tasks.translation.wanted import Wanted
+from graphformer.tokens import Tokens, sequences
+
+if TYPE_CHECKING:
+    from graphformer.tasks.translation.translator import Translator
+
+# Source tokens that are translated at a time.
+BATCH_TOKENS = 4096
+
+
+class Found(NamedTuple):
+    """A translation.
+
+    Attributes:
+        text: of it.
+        score: its log-probability a token, in nats, lengths counted as the search does; not a
+            number where none was computed, as for the likeliest next tokens.
+    """
+
+    text: str
+    score: float = float("nan")
+
+
+def find(
+    translator: Translator,
+    lines: list[str],
+    search: Search,
+    wanted: Wanted | None = None,
+    first: int = 0,
+    report: Callable[[int], object] | None = None,
+) -> list[list[Found]]:
+    """The translations of each line, the best first; an empty line has one, which is empty.
+
+    Args:
+        translator: model and vocabulary.
+        lines: of text.
+        search: how translations are searched for.
+        wanted: how many, and whether they are drawn.
+        first: number of the first line, on which depends what is drawn.
+        report: called with numbers of lines that were translated.
+    """
+    wanted = wanted or Wanted()
+    found = [[Found("")] for _ in lines]
+    sources = encode_sources(translator.source_tokenizer, lines)
+    lengths = [len(source) for source in sources]
+    by_length = sorted(
+        (index for index, line in enumerate(lines) if line.strip()), key=lambda each: lengths[each]
+    )
+    if report is not None:
+        report(len(lines) - len(by_length))
+    with evaluating(translator):
+        for chosen in cut(by_length, lengths):
+            tokens = sequences([sources[index] for index in chosen])
+            numbers = [first + index for index in chosen]
+            hypotheses = decode(translator, tokens, search, wanted, numbers)
+            texts = iter(
+                translator.target_tokenizer.decode_batch(
+                    [one.ids.tolist() for each in hypotheses for one in each]
+                )
+            )
+            for index, each in zip(chosen, hypotheses, strict=True):
+                found[index] = [Found(in_a_line(next(texts)), one.score) for one in each]
+            if report is not None:
+                report(len(chosen))
+    return found
+
+
+def decode(
+    translator: Translator, source: Tokens, search: Search, wanted: Wanted, numbers: list[int]
+) -> list[list[Hypothesis]]:
+    """What is found for each sentence, of which these are the numbers."""
+    model = translator.model
+    source = source.to(model.output_weight.device)
+    # Longer than any translation seen, and yet an end to those that repeat themselves.
+    limits = 2 * source.lengths + 20
+    if wanted.sample.temperature is not None:
+        draw, count = wanted.sample.draw, wanted.n_best
+        return sample(
+            model,
+            source,
+            begin=START,
+            end=END,
+            draw=draw,
+            count=count,
+            numbers=numbers,
+            max_length=limits,
+        )
+    if search.beam == 1:
+        likeliest = greedy(model, source, begin=START, end=END, max_length=limits)
+        return [[Hypothesis(ids, float("nan"))] for ids in likeliest]
+    penalty = search.length_penalty
+    found = beam_search(
+        model,
+        source,
+        begin=START,
+        end=END,
+        beam=search.beam,
+        length_penalty=penalty,
+        max_length=limits,
+    )
+    return [each[: wanted.n_best] for each in found]
+
+
+@contextmanager
+def evaluating(translator: Translator) -> Iterator[None]:
+    """In the block the model of a translator computes without dropout and without gradients."""
+    model = translator.model
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def in_a_line(text: str) -> str:
+    """The text, which may hold what would end a line, as one line."""
+    return text.replace("\n", " ").replace("\r", " ").strip()
+
+
+def cut(indices: list[int], lengths: list[int]) -> list[list[int]]:
+    """The indices in runs of at most BATCH_TOKENS tokens, or of one line."""
+    runs: list[list[int]] = []
+    size = BATCH_TOKENS
+    for index in indices:
+        if size + lengths[index] > BATCH_TOKENS:
+            runs.append([])
+            size = 0
+        runs[-1].append(index)
+        size += lengths[index]
+    return runs

@@ -1,0 +1,113 @@
+"""Lines as they come: from a file or a pipe, without waiting for the last one."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import sys
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+# What is read at once, in bytes: some thousand lines, of which those of like length are translated
+# together. A pipe gives what it has, be it less.
+AT_ONCE = 2**18
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """What gives bytes as they come."""
+
+    def read1(self, size: int, /) -> bytes: ...
+
+
+class Lines:
+    """The lines of a file, or of the standard input, in chunks of what is there.
+
+    Lines end at a newline alone, with or without a carriage return before it. One that is not UTF-8
+    is warned of and taken as empty, so that the others keep their places.
+
+    Args:
+        path: of the file, decompressed where it ends in `.gz`; the standard input where left out.
+
+    Attributes:
+        count: number of lines in the file; None where that is not known beforehand.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is empty.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.name = "the standard input" if path is None else str(path)
+        if path is not None and not path.is_file():
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise FileNotFoundError(f"{path} {what}")
+        if path is not None and not path.stat().st_size:
+            raise ValueError(f"{path} is empty: expected UTF-8 text, a sentence a line")
+        self.count = None if path is None or path.suffix == ".gz" else count_lines(path)
+
+    def __iter__(self) -> Iterator[list[str]]:
+        number = 0
+        with self._open() as stream:
+            for chunk in whole_lines(stream):
+                yield [self._decoded(line, number + at) for at, line in enumerate(chunk, start=1)]
+                number += len(chunk)
+
+    @contextmanager
+    def _open(self) -> Iterator[Stream]:
+        if self.path is None:
+            # What tests, and programs that embed this one, put there may have no bytes below.
+            raw = getattr(sys.stdin, "buffer", None)
+            yield io.BytesIO(sys.stdin.read().encode()) if raw is None else raw
+            return
+        try:
+            with (
+                gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb") as file
+            ):
+                yield file
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(
+                f"{self.path} is truncated or not gzip ({error}); copy or download it again"
+            ) from error
+
+    def _decoded(self, line: bytes, number: int) -> str:
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        try:
+            return line.removesuffix(b"\r").decode("utf-8")
+        except UnicodeDecodeError as error:
+            warnings.warn(
+                f"{self.name}, line {number}, byte {error.start + 1}: not UTF-8 "
+                f"(0x{line[error.start]:02x}); it stays empty, convert it first, for example with: "
+                "iconv -f LATIN1 -t UTF-8",
+                stacklevel=2,
+            )
+            return ""
+
+
+def whole_lines(stream: Stream) -> Iterator[list[bytes]]:
+    """The lines of a stream without their ends: after each read those that are whole by then."""
+    begun: list[bytes] = []
+    while data := stream.read1(AT_ONCE):
+        first, *others = data.split(b"\n")
+        begun.append(first)
+        if others:
+            *lines, last = others
+            yield [b"".join(begun), *lines]
+            begun = [last]
+    if rest := b"".join(begun):
+        yield [rest]
+
+
+def count_lines(path: Path) -> int:
+    """Number of lines of a file, the last one with or without a newline at its end."""
+    count, last = 0, b"\n"
+    with path.open("rb") as file:
+        while data := file.read(AT_ONCE):
+            count, last = count + data.count(b"\n"), data[-1:]
+    return count + (last != b"\n")

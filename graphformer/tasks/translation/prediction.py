@@ -1,0 +1,142 @@
+"""Translations of a stream of lines, written as they are made."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from graphformer.files import replacing
+from graphformer.tasks.progress import somebody_watches
+from graphformer.tasks.translation.alignment import align_words
+from graphformer.tasks.translation.decoding import Found, find
+from graphformer.tasks.translation.settings import Search
+from graphformer.tasks.translation.translator import Translator
+from graphformer.tasks.translation.wanted import Wanted
+
+NUM_SHOWN = 5
+
+
+class Prediction:
+    """Lines in, written translations out, chunk by chunk.
+
+    Args:
+        translator: what translates.
+        search: how translations are searched for.
+        wanted: what is written of each line.
+        write: called with what is to be written.
+        name: of what the lines come from, for warnings.
+        report: called with numbers of lines that were translated.
+    """
+
+    def __init__(
+        self,
+        translator: Translator,
+        search: Search,
+        wanted: Wanted,
+        write: Callable[[str], object],
+        name: str = "the text",
+        report: Callable[[int], object] | None = None,
+    ) -> None:
+        self.translator, self.search, self.wanted = translator, search, wanted
+        self.write, self.name, self.report = write, name, report
+        self.best: list[str] = []
+        self.unknown: Counter[str] = Counter()
+
+    def add(self, lines: list[str]) -> None:
+        """Translates the lines, and writes what is wanted of them."""
+        first = len(self.best)
+        self.unknown += self.translator.unknown_characters(lines)
+        kept = self._without_long(lines, first)
+        found = find(self.translator, kept, self.search, self.wanted, first, self.report)
+        self.best += [each[0].text for each in found]
+        self.write("".join(f"{line}\n" for line in self._written(kept, found, first)))
+
+    def warn_of_unknown(self) -> None:
+        """Warns, once for all lines, of characters that training never showed."""
+        warn_of(self.unknown)
+
+    def _without_long(self, lines: list[str], first: int) -> list[str]:
+        """The lines, empty where they are too long."""
+        longest = self.wanted.longest
+        # A token has a character at least, but for what a tokenizer puts in front.
+        sizes = [
+            len(encoded.ids) if len(line) >= longest else 0
+            for line, encoded in zip(
+                lines,
+                self.translator.source_tokenizer.encode_batch(
+                    [line if len(line) >= longest else "" for line in lines]
+                ),
+                strict=True,
+            )
+        ]
+        for at, size in enumerate(sizes):
+            if size > longest:
+                warnings.warn(
+                    f"{self.name}, line {first + at + 1} has {size:,} tokens and stays "
+                    f"untranslated: cut it into sentences, or write --longest {size}",
+                    stacklevel=3,
+                )
+        return ["" if size > longest else line for line, size in zip(lines, sizes, strict=True)]
+
+    def _written(self, lines: list[str], found: list[list[Found]], first: int) -> Iterator[str]:
+        pairs = [
+            (number, line, one)
+            for number, (line, each) in enumerate(zip(lines, found, strict=True), first + 1)
+            for one in each
+        ]
+        alignments = [""] * len(pairs)
+        if self.wanted.alignments:
+            sources, targets = [line for _, line, _ in pairs], [one.text for _, _, one in pairs]
+            alignments = list(map(str, align_words(self.translator, sources, targets)))
+        for (number, _, one), alignment in zip(pairs, alignments, strict=True):
+            row = [one.text]
+            if self.wanted.n_best > 1:
+                row = [str(number), f"{one.score:.4f}", one.text]
+            if self.wanted.alignments:
+                row.append(alignment)
+            # Between tabs, a tab of the text's own would be one more column.
+            yield row[0] if len(row) == 1 else "\t".join(each.replace("\t", " ") for each in row)
+
+
+def warn_of(unknown: Counter[str]) -> None:
+    """Warns of characters that training never showed, where there are any."""
+    if not unknown:
+        return
+    shown = ", ".join(f"{each!r} ({count})" for each, count in unknown.most_common(NUM_SHOWN))
+    more = f" and {len(unknown) - NUM_SHOWN} others" if len(unknown) > NUM_SHOWN else ""
+    warnings.warn(
+        f"{unknown.total():,} characters are unknown to the translator, whose training text "
+        f"had none of them: {shown}{more}; expect mistakes where they stand",
+        stacklevel=2,
+    )
+
+
+@contextmanager
+def writing(output_file: Path | None) -> Iterator[Callable[[str], object]]:
+    """What writes to a file, which is there whole or not at all, or to the standard output."""
+    if output_file is None:
+        yield lambda text: print(text, end="", flush=True)
+        return
+    with replacing(output_file) as file:
+        yield lambda text: file.write(text.encode())
+
+
+@contextmanager
+def progress(count: int | None, hidden: bool) -> Iterator[Callable[[int], object] | None]:
+    """A bar of lines, where somebody watches.
+
+    Args:
+        count: number of lines, where it is known.
+        hidden: whether nothing is to be shown, as where a terminal shows the translations.
+    """
+    if hidden or not somebody_watches():
+        yield None
+        return
+    with tqdm(total=count, unit="line", dynamic_ncols=True, file=sys.stderr) as bar:
+        yield bar.update

@@ -1,0 +1,101 @@
+"""However a sequence is found, it is that which the model gives without a cache, and alone."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from decoding_cases import (
+    ENDS,
+    SCORES,
+    VOCABULARY,
+    cases,
+    examples_of,
+    log_probability,
+    make_translator,
+    random_sentences,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+import graphformer as gf
+from graphformer.models.decode import Hypothesis, beam_search, greedy
+from graphformer.models.decode.top import largest, log_normalizer
+from graphformer.models.sequence import Transformer
+
+MOST = 6
+
+
+def ids_of(hypotheses: list[Hypothesis]) -> list[list[int]]:
+    return [one.ids.tolist() for one in hypotheses]
+
+
+@pytest.mark.parametrize(("score", "topology"), cases())
+@torch.no_grad()
+def test_what_is_found_is_what_the_model_gives_without_a_cache(score: str, topology: str) -> None:
+    model = make_translator(score, topology)
+    source = random_sentences(5, 1, 3, 8)
+    settings = ENDS | {"max_length": MOST}
+    likeliest = greedy(model, source, **settings)
+    alone = beam_search(model, source, beam=1, **settings)
+    assert [ids_of(each) for each in alone] == [[ids.tolist()] for ids in likeliest]
+    together = beam_search(model, source, beam=4, **settings)
+    for number, one in enumerate(examples_of(source)):
+        (found,) = beam_search(model, one, beam=4, **settings)
+        assert ids_of(found) == ids_of(together[number])
+        for ids, value in together[number]:
+            count = min(len(ids) + 1, MOST)
+            expected = log_probability(model, one.x, ids, count) / count
+            assert value == pytest.approx(expected, abs=1e-9)
+
+
+def test_every_score_of_the_notation_is_decoded_or_refused() -> None:
+    named = {
+        name
+        for name in gf.scores.__all__
+        if isinstance(made := getattr(gf.scores, name), type)
+        and issubclass(made, (gf.scores.Score, gf.scores.Bias))
+    }
+    abstract = {"Score", "Bias", "Biased", "BilinearScore", "PairwiseScore"}
+    # Of edges, which text has none of; and of degrees, which change: tests/test_cache.py.
+    refused = {"EdgeDot", "EdgeBias", "HopBias", "SymmetricDegree"}
+    decoded = {name for score in SCORES.values() for name in re.findall(r"[A-Z]\w+", score)}
+    assert named - abstract - refused == decoded
+
+
+@torch.no_grad()
+def test_scores_of_edges_are_refused_by_name() -> None:
+    model = Transformer(VOCABULARY, score="EdgeDot('bond', 4, 32, 3)").eval()
+    with pytest.raises(ValueError, match="bond"):
+        greedy(model, random_sentences(3), **ENDS)
+
+
+@pytest.mark.parametrize("topology", ["causal", "global tokens"])
+def test_a_batch_of_64_gives_the_tokens_of_one_at_a_time(topology: str) -> None:
+    model = make_translator("rotary", topology)
+    torch.manual_seed(0)
+    lengths = torch.randint(1, 12, (64,))
+    source = random_sentences(*lengths.tolist())
+    limits = torch.randint(1, 9, (64,))
+    together = beam_search(model, source, beam=3, max_length=limits, **ENDS)
+    likeliest = greedy(model, source, max_length=limits, **ENDS)
+    for number, one in enumerate(examples_of(source)):
+        most = int(limits[number])
+        (alone,) = beam_search(model, one, beam=3, max_length=most, **ENDS)
+        assert ids_of(alone) == ids_of(together[number])
+        assert torch.equal(greedy(model, one, max_length=most, **ENDS)[0], likeliest[number])
+
+
+@given(st.integers(1, 3), st.integers(1, 200), st.integers(1, 12), st.integers(0, 2**16))
+def test_the_largest_are_those_of_topk(rows: int, size: int, count: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    # No two are equal, of which either would do.
+    table = torch.rand(rows, 37 * size, generator=generator, dtype=torch.float64)
+    count = min(count, table.shape[1])
+    values, columns = largest(table, count)
+    expected = table.topk(count)
+    assert torch.equal(values, expected.values)
+    assert torch.equal(columns, expected.indices)
+    normalizer = log_normalizer(table.clone(), values[:, :1])
+    torch.testing.assert_close(normalizer, table.logsumexp(1, keepdim=True))
