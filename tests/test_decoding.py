@@ -60,7 +60,7 @@ def test_every_score_of_the_notation_is_decoded_or_refused() -> None:
     abstract = {"Score", "Bias", "Biased", "BilinearScore", "PairwiseScore"}
     # Of edges, which text has none of; and of degrees, which change: tests/test_cache.py.
     refused = {"EdgeDot", "EdgeBias", "HopBias", "SymmetricDegree"}
-    decoded = {name for score in SCORES.values() for name in re.findall(r"[A-Z]\w+", score)}
+    decoded = {name for score in SCORES.values() for name in re.findall(r"(\w+)\(", score)}
     assert named - abstract - refused == decoded
 
 

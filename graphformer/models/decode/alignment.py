@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -50,7 +52,7 @@ def align(
     attention: Attention = model.decoder[layer].cross.layer
     seen: list[Tensor] = []
 
-    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         seen.append(attention.weigh(inputs[0], graph, memory.x))
 
     handle = attention.register_forward_pre_hook(look)
