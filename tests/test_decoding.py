@@ -66,8 +66,8 @@ def test_every_score_of_the_notation_is_decoded_or_refused() -> None:
 
 @torch.no_grad()
 def test_scores_of_edges_are_refused_by_name() -> None:
-    model = Transformer(VOCABULARY, score="EdgeDot('bond', 4, 32, 3)").eval()
-    with pytest.raises(ValueError, match="bond"):
+    model = Transformer(VOCABULARY, score="DotProduct() + HopBias('hops', 4)").eval()
+    with pytest.raises(ValueError, match="hops"):
         greedy(model, random_sentences(3), **ENDS)
 
 
