@@ -82,8 +82,8 @@ def resample(
 
     Source: Koehn 2004, Statistical Significance Tests for Machine Translation Evaluation.
     """
-    for found in systems.values():
-        check_lines(found, references)
+    for lines in systems.values():
+        check_lines(lines, references)
     bleu, chrf = metrics(tokenize)
     names = list(systems)
     # A system against itself has an interval, and a p-value that says nothing.
@@ -97,10 +97,12 @@ def resample(
         n_samples=NUM_RESAMPLES,
     )
     _, scores = test()
-    found_intervals: dict[str, list[Interval]] = {name: [] for name in names}
-    for metric in ("BLEU", "chrF"):
-        for at, (name, result) in enumerate(zip(names, scores[metric][1:], strict=True)):
-            p_value = result.p_value if at else None
-            one = Interval(metric, result.score, result.mean, result.ci, p_value)
-            found_intervals[name].append(one)
-    return Comparison(found_intervals)
+    found: dict[str, list[Interval]] = {name: [] for name in names}
+    # sacreBLEU names chrF by its order, as chrF2.
+    columns = (scores[name] for name in scores if name != "System")
+    for metric, column in zip(("BLEU", "chrF"), columns, strict=True):
+        for at, (name, result) in enumerate(zip(names, column[1:], strict=True)):
+            p_value = float(result.p_value) if at else None
+            values = map(float, (result.score, result.mean, result.ci))
+            found[name].append(Interval(metric, *values, p_value))
+    return Comparison(found)
