@@ -49,7 +49,8 @@ def align(
         )
     memory = model.encode(source)
     graph = complete().bind(target, memory)
-    attention: Attention = model.decoder[layer].cross.layer
+    block: Any = model.decoder[layer]
+    attention: Attention = block.cross.layer
     seen: list[Tensor] = []
 
     def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from sacrebleu.significance import PairedTest
 
@@ -87,22 +88,18 @@ def resample(
     bleu, chrf = metrics(tokenize)
     names = list(systems)
     # A system against itself has an interval, and a p-value that says nothing.
-    baseline = [(names[0], systems[names[0]])]
-    others = baseline + [(name, systems[name]) for name in names[1:]]
-    test = PairedTest(
-        baseline + others,
-        {"BLEU": bleu, "chrF": chrf},
-        [references],
-        test_type="bs",
-        n_samples=NUM_RESAMPLES,
-    )
-    _, scores = test()
+    compared: list[tuple[str, Sequence[str]]] = [
+        (name, systems[name]) for name in names[:1] + names
+    ]
+    kinds = {"BLEU": bleu, "chrF": chrf}
+    test = PairedTest(compared, kinds, [references], test_type="bs", n_samples=NUM_RESAMPLES)
+    scores: dict[str, list[Any]] = dict(test()[1])
     found: dict[str, list[Interval]] = {name: [] for name in names}
     # sacreBLEU names chrF by its order, as chrF2.
     columns = (scores[name] for name in scores if name != "System")
-    for metric, column in zip(("BLEU", "chrF"), columns, strict=True):
+    for metric, column in zip(kinds, columns, strict=True):
         for at, (name, result) in enumerate(zip(names, column[1:], strict=True)):
+            score, mean, half = (float(each) for each in (result.score, result.mean, result.ci))
             p_value = float(result.p_value) if at else None
-            values = map(float, (result.score, result.mean, result.ci))
-            found[name].append(Interval(metric, *values, p_value))
+            found[name].append(Interval(metric, score, mean, half, p_value))
     return Comparison(found)
