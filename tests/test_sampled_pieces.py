@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from test_data_text import BPE, CHARACTERS, LINES, UNIGRAM
 
 from graphformer.data import sampled_pieces
-from graphformer.data.sampled_pieces import NUM_WAYS, SampledPieces
+from graphformer.data.sampled_pieces import NUM_WAYS, SampledPieces, mean_length
 
 PLAIN = SampledPieces(BPE, 0.0)
 OFTEN = SampledPieces(BPE, 0.3)
@@ -46,7 +46,7 @@ def test_without_dropout_the_pieces_are_those_of_the_tokenizer(text: str) -> Non
     lines = [text, *LINES[:4], f"{text}{LINES[2]} {text}"]
     expected = [each.ids for each in BPE.encode_batch(lines)]
     assert PLAIN.encode(lines, draw) == expected
-    assert [PLAIN.mean_length(line) for line in lines] == list(map(len, expected))
+    assert [mean_length(PLAIN.split(line)) for line in lines] == list(map(len, expected))
 
 
 @given(st.text())
@@ -63,20 +63,20 @@ def test_pieces_are_those_of_the_algorithm_as_often(monkeypatch: pytest.MonkeyPa
     for word in ("Straße", " stehen", "aaa"):
         (encoded,), generator = BPE.pre_tokenizer.pre_tokenize_str(word), random.Random(1)
         expected = Counter(merge_with_dropout(encoded[0], 0.25, generator) for _ in range(number))
-        ways = pieces._words(word)[0]
+        ways = pieces.split(word)[0]
         found = Counter(tuple(map(BPE.id_to_token, way)) for way in ways)
         for way in expected | found:
             # Four standard deviations of the difference between two such counts.
             allowed = 4 * (2 * max(expected[way], found[way], 4)) ** 0.5
             assert abs(expected[way] - found[way]) <= allowed, way
-        assert pieces.mean_length(word) == sum(map(len, ways)) / number
+        assert mean_length(pieces.split(word)) == sum(map(len, ways)) / number
 
 
 def test_the_caller_draws_which_way_a_word_is_written() -> None:
     line = LINES[0]
     ways = [OFTEN.encode([line], lambda count, way=way: [way] * count)[0] for way in range(32)]
     assert len(set(map(tuple, ways))) > 10
-    assert OFTEN.mean_length(line) == pytest.approx(sum(map(len, ways)) / 32)
+    assert mean_length(OFTEN.split(line)) == pytest.approx(sum(map(len, ways)) / 32)
     both = OFTEN.encode([line, line], lambda count: [3] * (count // 2) + [5] * (count // 2))
     assert both == [ways[3], ways[5]]
 
@@ -86,7 +86,7 @@ def test_ways_depend_on_the_word_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     backwards = SampledPieces(BPE, 0.3)
     random.seed(5)
     for line in reversed(LINES):
-        backwards.mean_length(line)
+        backwards.split(line)
     assert backwards.encode(LINES, lambda count: [7] * count) == expected
     monkeypatch.setattr(sampled_pieces, "MOST_WORDS", 3)
     forgetful = SampledPieces(BPE, 0.3)

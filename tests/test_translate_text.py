@@ -44,7 +44,7 @@ from graphformer.tasks.translation.settings import (
     Training,
     complete_settings,
 )
-from graphformer.tasks.translation.text import Lines
+from graphformer.tasks.translation.text import Reading
 from graphformer.tasks.translation.translator import Translator
 
 PIECES = Training(
@@ -187,10 +187,10 @@ def test_text_is_streamed_when_it_is_asked_for_or_large(
     numbers: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = numbers.source_file, numbers.target_file
-    assert not Lines().streams(*files)
+    assert not Reading().streams(*files)
     monkeypatch.setattr("graphformer.tasks.translation.text.LARGE", 100)
-    assert Lines().streams(*files)
-    assert not Lines(stream=False).streams(*files)
+    assert Reading().streams(*files)
+    assert not Reading(stream=False).streams(*files)
     for each in (numbers, replace(numbers, stream=True)):
         pairs = read_corpus(each).train
         assert isinstance(pairs, KeptPairs)
@@ -229,11 +229,19 @@ def test_dropped_merges_are_of_both_sides_and_of_training_alone(numbers: Corpus)
     for side in ("source", "target"):
         ids = [getattr(each, side).x.tolist() for each in (expected, found)]
         assert tokenizer.decode(ids[0]) == tokenizer.decode(ids[1])
-    assert (dropping.mean_lengths(pairs) > plain_lengths(tokenizer, pairs)).any()
+    settings, plain_length = course(bpe_dropout=0.4), plain_lengths(tokenizer, pairs)
+    lengths = read_training(pairs, tokenizer, settings).lengths
+    assert (lengths >= plain_length).all()
+    assert lengths.max() > plain_length.max()
+    limit = int(plain_length.max())
+    small = read_training(pairs, tokenizer, settings._replace(batch_tokens=limit))
+    assert small.lengths.max() == limit, "a batch takes the longest all the same"
 
 
 def plain_lengths(tokenizer: Any, pairs: Any) -> np.ndarray:
-    return np.array([max(len(one) for one in pair) for pair in encode_pairs(tokenizer, pairs)])
+    return np.array(
+        [max(len(pair.source), len(pair.target) - 1) for pair in encode_pairs(tokenizer, pairs)]
+    )
 
 
 @pytest.mark.parametrize("joint", [True, False])
@@ -323,7 +331,9 @@ def test_a_validation_longer_than_a_batch_is_measured_all_the_same(
     numbers: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = read_corpus(numbers)
-    long = text._replace(validation=[*text.validation, ("eins " * 25, "one " * 25)])
+    long = text._replace(
+        train=text.train[:12], validation=[*text.validation, ("eins " * 25, "one " * 25)]
+    )
     monkeypatch.setattr("graphformer.tasks.translate.read_corpus", lambda *arguments: long)
     short = replace(PIECES, steps=None, epochs=1, batch_tokens=24)
     assert "validation_loss" in fit(numbers, tmp_path / "run", training=short, search=GREEDY)

@@ -349,6 +349,8 @@ def test_the_command_trains_on_two_devices_as_on_one_with_twice_the_batches(
 ) -> None:
     training = replace(SHORT, steps=4, batch_tokens=100, label_smoothing=0.1, average=2)
     twice = replace(training, accumulate=2)
+    # Ten batches: of an odd number the last would have none beside it.
+    corpus = replace(corpus, keep_duplicates=True)
     expected = fit(corpus, tmp_path / "one", shape=STILL, training=twice, search=GREEDY)
     # The command takes the settings from the file that the call in this process has left.
     settings = tmp_path / "one" / "settings.yaml"

@@ -54,21 +54,10 @@ class SampledPieces:
         self._ways: dict[str, Ways] = {}
 
     def encode(self, lines: list[str], draw: Callable[[int], list[int]]) -> list[list[int]]:
-        """The ids of each line.
+        """The ids of each line; see `pick`."""
+        return pick([self.split(line) for line in lines], draw)
 
-        Args:
-            lines: of text.
-            draw: so many numbers below `NUM_WAYS`.
-        """
-        words = [self._words(line) for line in lines]
-        drawn = iter(draw(sum(map(len, words))))
-        return [[id_ for ways in line for id_ in ways[next(drawn) % len(ways)]] for line in words]
-
-    def mean_length(self, line: str) -> float:
-        """Number of ids of the line, on average."""
-        return sum(sum(map(len, ways)) / len(ways) for ways in self._words(line))
-
-    def _words(self, line: str) -> list[Ways]:
+    def split(self, line: str) -> list[Ways]:
         """The ways of each word of the line."""
         split = self._tokenizer.pre_tokenizer.pre_tokenize_str(line)
         known = self._ways
@@ -108,3 +97,19 @@ class SampledPieces:
             if place < len(found):
                 found[place] = ranks.get((pieces[place], pieces[place + 1]), none)
         return pieces
+
+
+def pick(lines: list[list[Ways]], draw: Callable[[int], list[int]]) -> list[list[int]]:
+    """The ids of each line, of which each word is written in one of its ways.
+
+    Args:
+        lines: the ways of each word, see `SampledPieces.split`.
+        draw: so many numbers below `NUM_WAYS`.
+    """
+    drawn = iter(draw(sum(map(len, lines))))
+    return [[id_ for ways in line for id_ in ways[next(drawn) % len(ways)]] for line in lines]
+
+
+def mean_length(line: list[Ways]) -> float:
+    """Number of ids of the line, on average."""
+    return sum(sum(map(len, ways)) / len(ways) for ways in line)

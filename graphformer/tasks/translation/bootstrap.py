@@ -100,8 +100,9 @@ def resample(
     # Strings beside results in its annotation: the names of the systems, which come apart.
     scores: dict[str, list[Any]] = test()[1]
     found_intervals: dict[str, list[Interval]] = {name: [] for name in names}
-    for metric in ("BLEU", "chrF"):
-        for at, (name, result) in enumerate(zip(names, scores[metric][1:], strict=True)):
+    # By place: sacreBLEU calls chrF by the number of its settings, too.
+    for metric, results in zip(("BLEU", "chrF"), list(scores.values())[1:], strict=True):
+        for at, (name, result) in enumerate(zip(names, results[1:], strict=True)):
             p_value = result.p_value if at else None
             one = Interval(metric, result.score, result.mean, result.ci, p_value)
             found_intervals[name].append(one)

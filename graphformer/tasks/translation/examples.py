@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from graphformer.data.parallel import (
     choose,
     line_number,
 )
-from graphformer.data.sampled_pieces import NUM_WAYS, SampledPieces
+from graphformer.data.sampled_pieces import NUM_WAYS, SampledPieces, Ways, mean_length, pick
 from graphformer.data.vocabulary import from_json
 from graphformer.models.stack import of_each
 from graphformer.tasks.loader import Examples, Loader
@@ -36,6 +37,9 @@ from graphformer.tasks.translation.settings import Course
 
 # Pairs that are encoded at once to measure them.
 AT_ONCE = 4096
+
+# The ways to write each word of a source and of its target.
+SplitPair = tuple[list[Ways], list[Ways]]
 
 
 class TrainingText(NamedTuple):
@@ -88,20 +92,15 @@ class Encoding:
             self.sampled = pieces, other
 
     def __call__(self, pairs: list[Pair]) -> PairBatch:
-        sampled = self.sampled
-        if sampled is None:
+        if self.sampled is None:
             return collate(encode_pairs(self.tokenizer, pairs))
-        sources, targets = (
-            each.encode([pair[side] for pair in pairs], draw) for side, each in enumerate(sampled)
-        )
-        return collate([make_pair(*ids) for ids in zip(sources, targets, strict=True)])
+        return pick_batch([self.split(pair) for pair in pairs])
 
-    def mean_lengths(self, pairs: Pairs) -> Int64[np.ndarray, " pair"]:
-        """Ids of the longer side of each pair, an end included, on average."""
+    def split(self, pair: Pair) -> SplitPair:
+        """The ways to write each word of a pair, where merges are left out."""
         assert self.sampled is not None
-        source, target = (each.mean_length for each in self.sampled)
-        longer = (max(source(one), target(other)) for one, other in pairs)
-        return np.ceil(np.fromiter(longer, dtype=np.float64, count=len(pairs))).astype(np.int64) + 1
+        source, target = self.sampled
+        return source.split(pair[0]), target.split(pair[1])
 
     def __getstate__(self) -> tuple[list[str], float]:
         joint = not isinstance(self.tokenizer, tuple)
@@ -112,6 +111,17 @@ class Encoding:
         written, dropout = state
         read = [from_json(each) for each in written]
         self.__init__(read[0] if len(read) == 1 else (read[0], read[1]), dropout)  # type: ignore[misc]
+
+
+def pick_batch(pairs: list[SplitPair]) -> PairBatch:
+    """A batch of pairs of which each word is written in one of its ways, drawn by torch."""
+    sources, targets = (pick(list(lines), draw) for lines in zip(*pairs, strict=True))
+    return collate([make_pair(*ids) for ids in zip(sources, targets, strict=True)])
+
+
+def mean_longer(pair: SplitPair) -> int:
+    """Ids of the longer side, an end included, on average."""
+    return 1 + ceil(max(map(mean_length, pair)))
 
 
 def draw(count: int) -> list[int]:
@@ -141,12 +151,18 @@ def read_training(
         )
     pairs, longer = choose(pairs, kept), lengths[kept].max(1) + 1
     check_batch(course.batch_tokens, int(longer.max()))
-    if not streamed and not course.bpe_dropout:
+    if not course.bpe_dropout:
+        if streamed:
+            return TrainingText(pairs, pairs, longer, Encoding(tokenizer))
         return TrainingText(pairs, encode_pairs(tokenizer, pairs), longer, collate)
     encoding = Encoding(tokenizer, course.bpe_dropout)
-    if course.bpe_dropout:
-        longer = np.minimum(encoding.mean_lengths(pairs), course.batch_tokens)
-    return TrainingText(pairs, pairs, longer, encoding)
+    split = map(encoding.split, pairs)
+    words = None if streamed else list(split)
+    means = np.fromiter(map(mean_longer, words or split), dtype=np.int64, count=len(pairs))
+    longer = np.minimum(means, course.batch_tokens)
+    if words is None:
+        return TrainingText(pairs, pairs, longer, encoding)
+    return TrainingText(pairs, words, longer, pick_batch)
 
 
 def measure_lengths(

@@ -15,7 +15,7 @@ from graphformer.tasks.device import multiplies_bfloat16
 from graphformer.tasks.run import Budget
 from graphformer.tasks.schedule import Schedule
 from graphformer.tasks.settings import check_least, check_positive, check_probabilities, fill
-from graphformer.tasks.translation.text import Lines, Pieces
+from graphformer.tasks.translation.text import Pieces, Reading
 from graphformer.tasks.translation.training import PLAIN, Tested, Updates, Weights
 
 LIMITS = ("minutes", "epochs", "steps")
@@ -37,7 +37,7 @@ RECIPES: dict[str, dict[str, Any]] = {"multi30k": dict(SUITING["sentences"])}
 
 
 @dataclass(frozen=True)
-class Corpus(Lines):
+class Corpus(Reading):
     """What to translate.
 
     Attributes:

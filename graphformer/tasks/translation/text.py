@@ -15,7 +15,7 @@ LARGE = 2**30
 
 
 @dataclass(frozen=True)
-class Lines:
+class Reading:
     """How the lines of the training text are read; see `data.cleaning` for what is left out.
 
     Attributes:
