@@ -10,6 +10,7 @@ random: time does not depend on them.
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, help="folder with tok/train.lc.norm.tok.en")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
+    # That norms in front keep it from its nested tensors, which are slower here.
+    warnings.filterwarnings("ignore", "enable_nested_tensor")
     print_machine()
     train, test = read_pairs(given.data_dir)
     demands = []

@@ -23,13 +23,17 @@ def cpu_name() -> str:
 
 def cache_folder() -> Path:
     """Where this user's caches of graphformer lie: `GRAPHFORMER_CACHE`, or the system's place."""
-    named = os.environ.get("GRAPHFORMER_CACHE")
+    names = ("GRAPHFORMER_CACHE", "LOCALAPPDATA", "XDG_CACHE_HOME")
+    return _cache_folder(*map(os.environ.get, names))
+
+
+# Each plan asks, and paths are slow to make.
+@cache
+def _cache_folder(named: str | None, local: str | None, caches: str | None) -> Path:
     if named:
         return Path(named)
     if sys.platform == "win32":
-        return (
-            Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "graphformer"
-        )
+        return Path(local or Path.home() / "AppData" / "Local") / "graphformer"
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "graphformer"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graphformer"
+    return Path(caches or Path.home() / ".cache") / "graphformer"

@@ -60,14 +60,14 @@ def test_every_score_of_the_notation_is_decoded_or_refused() -> None:
     abstract = {"Score", "Bias", "Biased", "BilinearScore", "PairwiseScore"}
     # Of edges, which text has none of; and of degrees, which change: tests/test_cache.py.
     refused = {"EdgeDot", "EdgeBias", "HopBias", "SymmetricDegree"}
-    decoded = {name for score in SCORES.values() for name in re.findall(r"[A-Z]\w+", score)}
+    decoded = {name for score in SCORES.values() for name in re.findall(r"(\w+)\(", score)}
     assert named - abstract - refused == decoded
 
 
 @torch.no_grad()
 def test_scores_of_edges_are_refused_by_name() -> None:
-    model = Transformer(VOCABULARY, score="EdgeDot('bond', 4, 32, 3)").eval()
-    with pytest.raises(ValueError, match="bond"):
+    model = Transformer(VOCABULARY, score="DotProduct() + HopBias('hops', 4)").eval()
+    with pytest.raises(ValueError, match="hops"):
         greedy(model, random_sentences(3), **ENDS)
 
 

@@ -39,7 +39,7 @@ def test_what_is_drawn_does_not_depend_on_the_batch(draw: Draw) -> None:
         # How many are drawn changes none of them either.
         (first,) = ids_of(sample(model, one, **settings))
         assert first == ids_of(together)[number][:1]
-    assert len({str(each) for each in ids_of(together)[1]}) > 1, "not all are alike"
+    assert any(len(set(map(str, each))) > 1 for each in ids_of(together)), "not all are alike"
     again = sample(model, source, draw=draw, count=3, max_length=limits, **ENDS)
     assert ids_of(again) == ids_of(together)
     assert ids_of(sample(model, source, draw=Draw(seed=9), max_length=limits, **ENDS)) != [

@@ -53,7 +53,7 @@ def align(
     attention: Attention = block.cross.layer
     seen: list[Tensor] = []
 
-    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         seen.append(attention.weigh(inputs[0], graph, memory.x))
 
     handle = attention.register_forward_pre_hook(look)

@@ -50,7 +50,7 @@ def align_words(
     read = translator.source_tokenizer.encode_batch(list(sources))
     written = translator.target_tokenizer.encode_batch(list(targets))
     found: list[Alignment | None] = [None] * len(read)
-    lengths = [len(one.ids) + len(other.ids) for one, other in zip(read, written, strict=True)]
+    lengths = [len(one.ids) + len(other.ids) + 2 for one, other in zip(read, written, strict=True)]
     device = model.output_weight.device
     by_length = sorted(range(len(read)), key=lambda index: lengths[index])
     with evaluating(translator):

@@ -83,27 +83,23 @@ def resample(
 
     Source: Koehn 2004, Statistical Significance Tests for Machine Translation Evaluation.
     """
-    for found in systems.values():
-        check_lines(found, references)
+    for lines in systems.values():
+        check_lines(lines, references)
     bleu, chrf = metrics(tokenize)
     names = list(systems)
     # A system against itself has an interval, and a p-value that says nothing.
-    baseline: list[tuple[str, Sequence[str]]] = [(names[0], systems[names[0]])]
-    others = baseline + [(name, systems[name]) for name in names[1:]]
-    test = PairedTest(
-        baseline + others,
-        {"BLEU": bleu, "chrF": chrf},
-        [references],
-        test_type="bs",
-        n_samples=NUM_RESAMPLES,
-    )
-    # Strings beside results in its annotation: the names of the systems, which come apart.
-    scores: dict[str, list[Any]] = test()[1]
-    found_intervals: dict[str, list[Interval]] = {name: [] for name in names}
-    # By place: sacreBLEU calls chrF by the number of its settings, too.
-    for metric, results in zip(("BLEU", "chrF"), list(scores.values())[1:], strict=True):
-        for at, (name, result) in enumerate(zip(names, results[1:], strict=True)):
-            p_value = result.p_value if at else None
-            one = Interval(metric, result.score, result.mean, result.ci, p_value)
-            found_intervals[name].append(one)
-    return Comparison(found_intervals)
+    compared: list[tuple[str, Sequence[str]]] = [
+        (name, systems[name]) for name in names[:1] + names
+    ]
+    kinds = {"BLEU": bleu, "chrF": chrf}
+    test = PairedTest(compared, kinds, [references], test_type="bs", n_samples=NUM_RESAMPLES)
+    scores: dict[str, list[Any]] = dict(test()[1])
+    found: dict[str, list[Interval]] = {name: [] for name in names}
+    # sacreBLEU names chrF by its order, as chrF2.
+    columns = (scores[name] for name in scores if name != "System")
+    for metric, column in zip(kinds, columns, strict=True):
+        for at, (name, result) in enumerate(zip(names, column[1:], strict=True)):
+            score, mean, half = (float(each) for each in (result.score, result.mean, result.ci))
+            p_value = float(result.p_value) if at else None
+            found[name].append(Interval(metric, score, mean, half, p_value))
+    return Comparison(found)

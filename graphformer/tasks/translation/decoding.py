@@ -136,9 +136,9 @@ def in_a_line(text: str) -> str:
 def cut(indices: list[int], lengths: list[int]) -> list[list[int]]:
     """The indices in runs of at most BATCH_TOKENS tokens, or of one line."""
     runs: list[list[int]] = []
-    size = BATCH_TOKENS
+    size = 0
     for index in indices:
-        if size + lengths[index] > BATCH_TOKENS:
+        if not runs or size + lengths[index] > BATCH_TOKENS:
             runs.append([])
             size = 0
         runs[-1].append(index)

@@ -18,7 +18,9 @@ def plot_alignment(alignment: Alignment, picture: Path) -> None:
     from matplotlib.figure import Figure
 
     source, target, weights = alignment
-    width, height = 1.6 + 0.45 * len(source), 1.4 + 0.35 * len(target)
+    # Inches a cell, and a letter of the longest word beside them.
+    width = 0.6 + 0.45 * len(source) + 0.1 * max(map(len, target), default=0)
+    height = 0.6 + 0.35 * len(target) + 0.1 * max(map(len, source), default=0)
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(weights.numpy(), cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
