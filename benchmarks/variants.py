@@ -9,8 +9,9 @@ anew after each, as `variants.md` and `variants.csv` in `--out`. What has been t
 trained again, and an interrupted training goes on.
 
 Columns: BLEU on validation and test, beam search; target tokens a second of training, the median
-over stretches without a validation; the most memory that the training process held; sentences of
-the validation translated a second, in this process.
+over stretches without a validation (nan where there was not more than an epoch to tell it by); the
+most memory that the training process held; sentences of the validation translated a second, in
+this process.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -39,7 +40,6 @@ from graphformer.tasks.record import METRICS, read_figures
 from graphformer.tasks.run import HISTORY
 from graphformer.tasks.translation.corpus import read_corpus
 from graphformer.tasks.translation.scores import measure
-from graphformer.tasks.translation.settings import Corpus
 from graphformer.tasks.translation.translator import Translator
 
 SPARSE, ROTARY = "window(8) | global_tokens(1)", "Rotary(DotProduct())"
@@ -83,21 +83,21 @@ def main() -> None:
     if unknown := [name for name in names if name not in VARIANTS]:
         parser.error(f"--only has {', '.join(unknown)}: write some of {', '.join(VARIANTS)}")
     given = ["--minutes", f"{options.minutes:g}", *given]
-    text = read_corpus(corpus_of([*given, "--out", str(options.out / "none")]))
+    told = settings_of([*given, "--out", str(options.out / "none")])
+    text = read_corpus(told["corpus"])
     rows = []
     for name in names:
         folder = options.out / name
         train(folder, [*given, *words_of(VARIANTS[name])])
-        rows.append(describe(name, folder, text))
+        rows.append(describe(name, folder, text, told))
         write(options.out, rows, options.minutes)
     print((options.out / "variants.md").read_text("utf-8"))
 
 
-def corpus_of(words: list[str]) -> Corpus:
-    """The corpus that the words name."""
+def settings_of(words: list[str]) -> dict[str, Any]:
+    """What every training is told."""
     parser = make_parser("graphformer translate fit", translate.fit)
-    corpus: Corpus = arguments_of(translate.fit, parse(parser, translate.fit, words))["corpus"]
-    return corpus
+    return arguments_of(translate.fit, parse(parser, translate.fit, words))
 
 
 def words_of(options: dict[str, str]) -> list[str]:
@@ -119,12 +119,13 @@ def train(folder: Path, words: list[str]) -> None:
     write_json(folder / PEAK, {"bytes": usage.ru_maxrss * unit})
 
 
-def describe(name: str, folder: Path, text: TextSplits) -> Row:
+def describe(name: str, folder: Path, text: TextSplits, told: dict[str, Any]) -> Row:
     """The row of a variant that was trained."""
+    search, tokenize = told["search"], told["scoring"].tokenize
     translator = Translator.from_pretrained(folder)
     sources, references = map(list, zip(*text.validation, strict=True))
     start = time.perf_counter()
-    found = translator.translate(sources)
+    found = translator.translate(sources, search.beam, search.length_penalty)
     seconds = time.perf_counter() - start
     targets = [target for _, target in text.train]
     tokens = sum(len(each.ids) + 1 for each in translator.target_tokenizer.encode_batch(targets))
@@ -132,7 +133,7 @@ def describe(name: str, folder: Path, text: TextSplits) -> Row:
         name,
         " ".join(f'--{option} "{value}"' for option, value in VARIANTS[name].items()),
         sum(each.numel() for each in translator.model.parameters()),
-        measure(found, references).figures["bleu"],
+        measure(found, references, tokenize).figures["bleu"],
         read_figures(folder)["bleu"],
         tokens * epochs_per_second(read_history(folder / HISTORY)),
         peak_of(folder),
@@ -149,8 +150,9 @@ def epochs_per_second(rows: list[Measurement]) -> float:
         for before, after in itertools.pairwise(losses)
         if after.step not in ends and after.step > before.step
     ]
-    if not ends or not speeds:
-        return float("nan")  # less than an epoch, or epochs of too few steps to tell
+    # A first validation that nothing follows came at the end of the budget, not of an epoch.
+    if not speeds or losses[-1].step <= ends[0]:
+        return float("nan")
     return statistics.median(speeds) / ends[0]
 
 
@@ -167,7 +169,7 @@ def write(out: Path, rows: list[Row], minutes: float) -> None:
         f"{minutes:g} minutes of training each, on {machine}.",
         "",
         "| variant | options | parameters | BLEU, validation | BLEU, test | target tokens/s "
-        "| peak memory | sentences/s, beam 5 |",
+        "| peak memory | sentences/s, by beam search |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:

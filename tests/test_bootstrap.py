@@ -86,8 +86,8 @@ def test_words_are_found_as_asked() -> None:
 
 def test_training_scores_as_asked(tmp_path: Path) -> None:
     files = tmp_path / "a", tmp_path / "b"
-    for file in files:
-        file.write_text("\n".join(make_text(1, 0.3)) + "\n", "utf-8")
+    for file, seed in zip(files, (1, 2), strict=True):
+        file.write_text("\n".join(make_text(seed, 0.3)) + "\n", "utf-8")
     for tokenize in ("13a", "none"):
         out = tmp_path / tokenize
         translate.fit(
