@@ -294,7 +294,7 @@ def test_weights_are_averaged_over_the_last_part_of_training(
 
     average, learner = AverageWeights(3), NextWord()
     average_over = Run(tmp_path, budget, machine=ON_CPU)
-    train(learner, loader(), None, average_over, callbacks=[average, Watch()])
+    train(learner, loader(), loader(), average_over, callbacks=[average, Watch()])
     average.restore(learner)
     for name, value in copy_weights(learner).items():
         points = torch.stack([seen[step][name] for step in taken])

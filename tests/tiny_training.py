@@ -112,7 +112,8 @@ def train_tiny(
     callbacks = [
         AverageWeights(3),
         BestWeights(lambda values: (-values["validation_loss"],), keep=2),
-        EarlyStopping("validation_loss", patience=NUM_STEPS, check_on_train_epoch_end=False),
+        # No improvement is as large: it waits from the first validation on.
+        EarlyStopping("validation_loss", 1e3, patience=NUM_STEPS, check_on_train_epoch_end=False),
     ]
     options = {"accumulate_grad_batches": 2, "val_check_interval": 4, "gradient_clip_val": 1.0}
     train(learner, batches, validation, run, callbacks=callbacks, **options)
