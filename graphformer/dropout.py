@@ -1,22 +1,27 @@
-"""Dropout from random bytes: on the CPU, torch's own draws a number an entry and is slow."""
+"""Dropout in one pass: on the CPU, torch's own draws one number after another, and is slow."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from graphformer.backends import kernels
+from graphformer.backends.operators import LIBRARY
+
+LIBRARY.define("drop(Tensor x, float p, int seed) -> Tensor")
 
 
 class Dropout(nn.Module):
     """Entries are zero with probability `p` while training, and the others are scaled to make up.
 
-    On the CPU an entry is kept where a random byte says so: `p` is then rounded to the nearest of
-    1/256 to 255/256, and the scale is the inverse of the rounded probability of being kept, so
-    that the mean is exact. Elsewhere, and in compiled code, it is `torch.nn.functional.dropout`. Of
-    a sparse CSR tensor only what it stores is drawn for: its zeros stay zero anyway.
+    On the CPU a kernel hashes a seed of torch's generator and the place of an entry, and the
+    backward does so again: there is no mask in memory. Elsewhere, without the kernels, and in
+    compiled code, it is `torch.nn.functional.dropout`. Of a sparse CSR tensor only what it stores
+    is drawn for: its zeros stay zero anyway.
 
     Args:
         p: probability of zero, at least 0 and below 1.
@@ -37,7 +42,7 @@ class Dropout(nn.Module):
         if x.layout is torch.sparse_csr:
             parts = (x.crow_indices(), x.col_indices(), self.forward(x.values()), x.shape)
             return torch.sparse_csr_tensor(*parts, check_invariants=False)
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or not has_kernel(x):
             return F.dropout(x, self.p)
         return drop(x, self.p)
 
@@ -45,35 +50,45 @@ class Dropout(nn.Module):
         return f"p={self.p}"
 
 
+def has_kernel(x: Tensor) -> bool:
+    """Whether a kernel drops entries of such a tensor."""
+    return x.device.type == "cpu" and x.dtype in kernels.DTYPES and kernels.why_missing() is None
+
+
 def drop(x: Float[Tensor, "*shape"], p: float) -> Float[Tensor, "*shape"]:
-    """`x` with entries set to zero with probability `p`, a multiple of 1/256, others scaled up."""
-    threshold = min(max(round(256 * p), 1), 255)
-    kept: Tensor = _Kept.apply(x, random_keep(x, threshold), 256 / (256 - threshold))
-    return kept
+    """`x` with entries set to zero with probability `p`, and others scaled up, by the kernel."""
+    seed = int(torch.empty((), dtype=torch.int64).random_())
+    dropped: Tensor = _Dropped.apply(x, p, seed)
+    return dropped
 
 
-def random_keep(x: Tensor, threshold: int) -> UInt8[Tensor, "*shape"]:
-    """One with probability 1 - threshold / 256, zero otherwise, for each entry of `x`."""
-    words = torch.empty(x.numel() // 8 + 1, dtype=torch.int64, device=x.device)
-    # The whole range of int64: of the default range the sign is missing, and bytes are not uniform.
-    words.random_(-(2**63), None)
-    # In place, since bytes are compared into bytes ten times as fast as into booleans.
-    return words.view(torch.uint8)[: x.numel()].view(x.shape).ge_(threshold)
-
-
-class _Kept(torch.autograd.Function):
-    """x * keep * scale, of which the backward needs the bytes of `keep` alone."""
+class _Dropped(torch.autograd.Function):
+    """Linear in `x`: the same entries of a gradient, or of a tangent, are dropped."""
 
     @staticmethod
-    def forward(x: Tensor, keep: Tensor, scale: float) -> Tensor:
-        return (x * keep).mul_(scale)
+    def forward(x: Tensor, p: float, seed: int) -> Tensor:
+        out: Tensor = torch.ops.graphformer.drop(x, p, seed)
+        return out
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
-        _, keep, ctx.scale = inputs
-        ctx.save_for_backward(keep)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, int], output: Tensor) -> None:
+        _, ctx.p, ctx.seed = inputs
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (keep,) = ctx.saved_tensors
-        return (grad * keep).mul_(ctx.scale), None, None
+        return _Dropped.apply(grad, ctx.p, ctx.seed), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        dropped: Tensor = _Dropped.apply(tangent, ctx.p, ctx.seed)
+        return dropped
+
+
+@torch.library.impl(LIBRARY, "drop", "CPU")
+def _drop(x: Tensor, p: float, seed: int) -> Tensor:
+    return kernels.drop(x.contiguous(), p, seed)
+
+
+@torch.library.register_fake("graphformer::drop", lib=LIBRARY)
+def _fake_drop(x: Tensor, p: float, seed: int) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)

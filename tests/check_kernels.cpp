@@ -243,6 +243,28 @@ bool check(const Case &c, const Graph &g) {
     return right;
 }
 
+// Entries are zero or scaled, at about their rate, and the same in place.
+bool check_dropout(int64_t dtype, int64_t size) {
+    Array x(size, dtype), out(size, dtype);
+    gf_dropout d{size, dtype, 2, 0.25, 7, x.data(), out.data()};
+    if (gf_drop(&d) != GF_OK) return false;
+    out.read(dtype);
+    bool right = true;
+    int64_t zeros = 0;
+    double loose = dtype == GF_BFLOAT16 ? 1e-2 : 1e-6;
+    for (int64_t i = 0; i < size; ++i) {
+        double wanted = out.exact[i] == 0 ? 0 : x.exact[i] / 0.75;
+        zeros += out.exact[i] == 0;
+        right &= std::abs(out.exact[i] - wanted) <= loose * (1 + std::abs(wanted));
+    }
+    right &= size < 1000 || std::abs(double(zeros) / size - 0.25) < 0.05;
+    d.out = x.data();
+    right &= gf_drop(&d) == GF_OK && x.bytes == out.bytes;
+    if (!right)
+        std::printf("  %s: dropout of %d, dtype %d\n", gf_instruction_set(), int(size), int(dtype));
+    return right;
+}
+
 }  // namespace
 
 int main() {
@@ -251,6 +273,8 @@ int main() {
         if (!gf_has_instruction_set(set)) continue;
         gf_use_instruction_set(set);
         Graph small = make_graph(7, 5, 30), hubs = make_graph(40, 60, 5000), none = make_graph(9, 9, 0);
+        for (int64_t dtype : {GF_FLOAT32, GF_FLOAT64, GF_BFLOAT16})
+            for (int64_t size : {0, 1, 7, 16, 21, 40000}) wrong += !check_dropout(dtype, size), ++count;
         for (int64_t dtype : {GF_FLOAT32, GF_FLOAT64, GF_BFLOAT16})
             for (int64_t pair : {GF_PRODUCT, GF_PAIR_LEAKY_RELU, GF_PAIR_TANH})
                 for (int64_t normalize : {GF_SOFTMAX, GF_NONE})

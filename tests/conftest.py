@@ -109,6 +109,20 @@ def poisoned(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return make_poisoned
 
 
+@pytest.fixture(params=["portable", "avx2", "avx512"])
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set that the machine has."""
+    from graphformer.backends import kernels
+
+    before = kernels.instruction_set()
+    try:
+        kernels.use_instruction_set(request.param)
+    except ValueError as error:
+        pytest.skip(str(error))
+    yield request.param
+    kernels.use_instruction_set(str(before))
+
+
 @pytest.fixture
 def two_threads() -> Iterator[None]:
     """Threads could add in any order."""

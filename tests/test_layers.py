@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 import graphformer as gf
-from graphformer.dropout import drop, random_keep
 from graphformer.layers import (
     Attention,
     Block,
     ConvFeedForward,
-    Dropout,
     FeedForward,
     GraphConvolution,
 )
@@ -29,81 +26,6 @@ DIM, HEADS = 12, 4
 @pytest.fixture
 def tokens() -> Tokens:
     return sequences([torch.randn(length, DIM) for length in (5, 1, 3)])
-
-
-# ---- dropout ----
-
-
-@pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9])
-def test_dropout_keeps_at_its_rate_and_keeps_the_mean(p: float) -> None:
-    count = 1 << 20
-    out = drop(torch.ones(count), p)
-    rate = round(256 * p) / 256
-    deviation = (rate * (1 - rate) / count) ** 0.5
-    assert abs(float((out == 0).float().mean()) - rate) < 4 * deviation
-    assert out.unique().tolist() == [0.0, pytest.approx(1 / (1 - rate))]
-    assert abs(float(out.mean()) - 1) < 4 * deviation / (1 - rate)
-
-
-def test_each_byte_of_a_random_word_is_uniform_and_independent_of_the_others() -> None:
-    count = 1 << 17
-    for threshold in (1, 77, 128, 255):
-        lanes = random_keep(torch.empty(8 * count), threshold).view(count, 8).double()
-        keep = 1 - threshold / 256
-        spread = (keep * (1 - keep)) ** 0.5
-        assert (lanes.mean(0) - keep).abs().max() < 5 * spread / count**0.5
-        correlation = torch.corrcoef(lanes.T).fill_diagonal_(0)
-        assert correlation.abs().max() < 5 / count**0.5
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_gradient_of_dropout_is_what_was_kept(dtype: torch.dtype) -> None:
-    x = torch.randn(7, 9, dtype=dtype).requires_grad_()
-    out = Dropout(0.4)(x)
-    (gradient,) = torch.autograd.grad(out, x, torch.ones_like(out))
-    assert out.dtype == dtype
-    torch.testing.assert_close(gradient * x, out)
-    assert 0 < int((gradient == 0).sum()) < x.numel()
-
-
-def test_dropout_repeats_with_the_seed_of_torch_and_is_differentiable_twice() -> None:
-    x = torch.randn(3, 4, dtype=torch.float64).requires_grad_()
-
-    def seeded(x: Tensor) -> Tensor:
-        torch.manual_seed(5)
-        return drop(x, 0.5)
-
-    assert torch.equal(seeded(x), seeded(x))
-    assert torch.autograd.gradgradcheck(lambda x: seeded(x).pow(3), x)
-
-
-def test_dropout_of_nothing_and_in_evaluation_is_the_identity() -> None:
-    x = torch.randn(4)
-    assert Dropout(0.0)(x) is x
-    assert Dropout(0.5).eval()(x) is x
-    assert float(drop(torch.ones(1 << 12), 1e-6).ne(0).float().mean()) < 1
-
-
-def test_dropout_of_compressed_rows_draws_for_what_they_store() -> None:
-    dense = torch.where(torch.rand(60, 40) < 0.2, torch.rand(60, 40) + 1, 0.0).requires_grad_()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
-        x = dense.to_sparse_csr()
-    torch.manual_seed(2)
-    out = Dropout(0.25)(x)
-    torch.manual_seed(2)
-    assert out.layout is torch.sparse_csr
-    assert torch.equal(out.values(), drop(x.values(), 0.25))
-    torch.testing.assert_close(out.to_dense(), torch.where(out.to_dense() != 0, dense / 0.75, 0.0))
-    (gradient,) = torch.autograd.grad((out @ torch.ones(40, 1)).sum(), dense)
-    assert torch.equal(gradient != 0, out.to_dense() != 0)
-    assert Dropout(0.25).eval()(x) is x
-
-
-@pytest.mark.parametrize("p", [-0.1, 1.0])
-def test_dropout_refuses_what_is_no_probability(p: float) -> None:
-    with pytest.raises(ValueError, match=f"at least 0 and below 1, it got {p}"):
-        Dropout(p)
 
 
 # ---- attention ----

@@ -21,20 +21,7 @@ from graphformer.backends import kernels, operators
 
 MISSING = kernels.why_missing()
 needs_kernels = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
-SETS = ["portable", "avx2", "avx512"]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 1e-2}
-
-
-@pytest.fixture(params=SETS)
-def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each instruction set that the machine has."""
-    before = kernels.instruction_set()
-    try:
-        kernels.use_instruction_set(request.param)
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield request.param
-    kernels.use_instruction_set(str(before))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ HOW_TO_GET = (
 )
 
 # `GF_INTERFACE` of attention.h.
-INTERFACE = 3
+INTERFACE = 4
 # Bytes from which on a tensor is worth larger pages.
 LARGE = 1 << 22
 
@@ -54,6 +54,17 @@ class Attention(ctypes.Structure):
         ("seed", ctypes.c_uint64),
         *((name, ctypes.c_void_p) for name in (*EDGES, *INPUTS, *OUTPUTS, *_OUTSIDE)),
         *((name, ctypes.c_void_p) for name in GRADIENTS),
+    )
+
+
+class Dropout(ctypes.Structure):
+    """`gf_dropout` of attention.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("size", "dtype", "threads")),
+        ("dropout", ctypes.c_double),
+        ("seed", ctypes.c_uint64),
+        *((name, ctypes.c_void_p) for name in ("x", "out")),
     )
 
 
@@ -109,6 +120,15 @@ def call(function: str, numbers: dict[str, Any], tensors: dict[str, Tensor | Non
         )
 
 
+def drop(x: Tensor, p: float, seed: int) -> Tensor:
+    """Entries of a contiguous tensor, zero with probability `p` and scaled to make up, anew."""
+    out = torch.empty_like(x)
+    threads = torch.get_num_threads()
+    dropout = Dropout(x.numel(), DTYPES[x.dtype], threads, p, seed, x.data_ptr(), out.data_ptr())
+    library().gf_drop(ctypes.byref(dropout))
+    return out
+
+
 def expect_writes(tensor: Tensor) -> Tensor:
     """`tensor`, which will be written at once: where it is large, so are the pages asked for."""
     size = tensor.numel() * tensor.element_size()
@@ -149,6 +169,7 @@ def _load() -> ctypes.CDLL | str:
         getattr(found, name).argtypes = [ctypes.c_char_p]
     for name in ("gf_forward", "gf_backward"):
         getattr(found, name).argtypes = [ctypes.POINTER(Attention)]
+    found.gf_drop.argtypes = [ctypes.POINTER(Dropout)]
     found.gf_expect_writes.argtypes = [ctypes.c_void_p, ctypes.c_int64]
     found.gf_expect_writes.restype = None
     found.gf_use_team.argtypes = [ctypes.c_void_p]

@@ -1,4 +1,5 @@
-// The C interface of the kernels: one attention over the edges of a graph, forward and backward.
+// The C interface of the kernels: an attention over the edges of a graph, forward and backward, and
+// dropout.
 #pragma once
 
 #include <stdint.h>
@@ -14,7 +15,7 @@ enum { GF_IDENTITY, GF_LEAKY_RELU, GF_SOFT_CAP };
 enum { GF_PRODUCT, GF_PAIR_LEAKY_RELU, GF_PAIR_TANH };
 // GF_SCORES stops at the scores: they are written to `weights`, and nothing is summed.
 enum { GF_SOFTMAX, GF_SUM, GF_NONE, GF_SCORES };
-enum { GF_INTERFACE = 3 };
+enum { GF_INTERFACE = 4 };
 enum { GF_OK, GF_NO_MEMORY, GF_NO_SUCH_SET };
 
 // Query, key and value (and the gradients of them, `out` and `grad_out`) have the element type
@@ -50,6 +51,16 @@ typedef struct {
     void *grad_edge_query, *grad_edge_data, *grad_sum_data, *grad_pair_weight, *grad_pair_data;
 } gf_attention;
 
+// `size` entries of `x`, which may be `out`, each zero with the probability `dropout`, by the seed and
+// its place, and divided by the probability of being kept otherwise.
+typedef struct {
+    int64_t size, dtype, threads;
+    double dropout;
+    uint64_t seed;
+    const void *x;
+    void *out;
+} gf_dropout;
+
 // By both a caller sees that it speaks of the same fields: GF_INTERFACE grows when one changes.
 GF_API int64_t gf_interface(void);
 GF_API int64_t gf_attention_size(void);
@@ -62,6 +73,7 @@ GF_API int gf_use_instruction_set(const char *name);
 
 GF_API int gf_forward(const gf_attention *attention);
 GF_API int gf_backward(const gf_attention *attention);
+GF_API int gf_drop(const gf_dropout *dropout);
 
 // Takes the threads of an OpenMP runtime that the process has, by its GOMP_parallel; our own where
 // it is null.

@@ -2,6 +2,7 @@
 #include "kernels.h"
 
 #include "backward.h"
+#include "dropout.h"
 
 namespace graphformer {
 
@@ -21,7 +22,15 @@ static int backward(const gf_attention &a, Parallel parallel) {
     }
 }
 
+static int drop(const gf_dropout &d, Parallel parallel) {
+    switch (d.dtype) {
+        case GF_FLOAT64: return run_dropout<double>(d, parallel);
+        case GF_BFLOAT16: return run_dropout<bfloat16>(d, parallel);
+        default: return run_dropout<float>(d, parallel);
+    }
+}
+
 extern const Kernels GRAPHFORMER_KERNELS;
-const Kernels GRAPHFORMER_KERNELS = {forward, backward};
+const Kernels GRAPHFORMER_KERNELS = {forward, backward, drop};
 
 }  // namespace graphformer

@@ -9,6 +9,7 @@ namespace graphformer {
 struct Kernels {
     int (*forward)(const gf_attention &, Parallel);
     int (*backward)(const gf_attention &, Parallel);
+    int (*drop)(const gf_dropout &, Parallel);
 };
 
 }  // namespace graphformer

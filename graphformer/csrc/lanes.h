@@ -32,15 +32,18 @@ template <> struct Precise<bfloat16> { using type = float; };
 template <class T> using precise = typename Precise<T>::type;
 
 template <class A> struct Bits;
-template <> struct Bits<float> { using type = uint32_t; };
-template <> struct Bits<double> { using type = uint64_t; };
+template <> struct Bits<float> { using type = uint32_t; using sign = int32_t; };
+template <> struct Bits<double> { using type = uint64_t; using sign = int64_t; };
 
 template <class A, int L> struct Lanes {
     typedef A type __attribute__((vector_size(sizeof(A) * L)));
     typedef typename Bits<A>::type bits __attribute__((vector_size(sizeof(A) * L)));
+    // What a comparison gives: all bits of a lane, or none.
+    typedef typename Bits<A>::sign mask __attribute__((vector_size(sizeof(A) * L)));
 };
 template <class A, int L> using vec = typename Lanes<A, L>::type;
 template <class A, int L> using bits = typename Lanes<A, L>::bits;
+template <class A, int L> using mask = typename Lanes<A, L>::mask;
 
 template <class A> constexpr int WIDTH = VECTOR_BYTES / sizeof(A);
 
