@@ -1,8 +1,10 @@
 // The kernels against plain loops over edges, in memory of exact size: built with sanitizers by
 //   cmake -S graphformer/csrc -B build/checks -DGRAPHFORMER_CHECKS=ON && cmake --build build/checks
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -265,6 +267,32 @@ bool check_dropout(int64_t dtype, int64_t size) {
     return right;
 }
 
+// The largest of each row, and the log-sum-exp.
+bool check_best(int64_t dtype, int64_t rows, int64_t columns, int64_t count) {
+    int64_t precise = dtype == GF_FLOAT64 ? GF_FLOAT64 : GF_FLOAT32;
+    Array table(rows * columns, dtype), values(rows * count, precise), sums(rows, precise);
+    std::vector<int64_t> indices(rows * count);
+    gf_best b{rows, columns, count, dtype, 2, table.data(), values.data(), indices.data(), sums.data()};
+    if (gf_find_best(&b) != GF_OK) return false;
+    values.read(precise), sums.read(precise);
+    bool right = true;
+    for (int64_t row = 0; row < rows; ++row) {
+        std::vector<int64_t> order(columns);
+        std::iota(order.begin(), order.end(), 0);
+        const double *x = &table.exact[row * columns];
+        std::stable_sort(order.begin(), order.end(), [&](int64_t i, int64_t j) { return x[i] > x[j]; });
+        double sum = 0;
+        for (int64_t column = 0; column < columns; ++column) sum += std::exp(x[column]);
+        for (int64_t n = 0; n < count; ++n)
+            right &= indices[row * count + n] == order[n] && values.exact[row * count + n] == x[order[n]];
+        right &= std::abs(sums.exact[row] - std::log(sum)) < (precise == GF_FLOAT64 ? 1e-12 : 1e-5);
+    }
+    if (!right)
+        std::printf("  %s: best %d of %d, dtype %d\n", gf_instruction_set(), int(count), int(columns),
+                    int(dtype));
+    return right;
+}
+
 }  // namespace
 
 int main() {
@@ -275,6 +303,12 @@ int main() {
         Graph small = make_graph(7, 5, 30), hubs = make_graph(40, 60, 5000), none = make_graph(9, 9, 0);
         for (int64_t dtype : {GF_FLOAT32, GF_FLOAT64, GF_BFLOAT16})
             for (int64_t size : {0, 1, 7, 16, 21, 40000}) wrong += !check_dropout(dtype, size), ++count;
+        for (int64_t dtype : {GF_FLOAT32, GF_FLOAT64, GF_BFLOAT16})
+            for (int64_t columns : {1, 5, 16, 130, 1000, 1029})
+                for (int64_t most : {1, 10, 64}) {
+                    wrong += !check_best(dtype, 7, columns, most < columns ? most : columns);
+                    ++count;
+                }
         for (int64_t dtype : {GF_FLOAT32, GF_FLOAT64, GF_BFLOAT16})
             for (int64_t pair : {GF_PRODUCT, GF_PAIR_LEAKY_RELU, GF_PAIR_TANH})
                 for (int64_t normalize : {GF_SOFTMAX, GF_NONE})

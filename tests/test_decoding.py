@@ -16,12 +16,9 @@ from decoding_cases import (
     make_translator,
     random_sentences,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 import graphformer as gf
 from graphformer.models.decode import Hypothesis, beam_search, greedy
-from graphformer.models.decode.top import largest, log_normalizer
 from graphformer.models.sequence import Transformer
 
 MOST = 6
@@ -85,17 +82,3 @@ def test_a_batch_of_64_gives_the_tokens_of_one_at_a_time(topology: str) -> None:
         (alone,) = beam_search(model, one, beam=3, max_length=most, **ENDS)
         assert ids_of(alone) == ids_of(together[number])
         assert torch.equal(greedy(model, one, max_length=most, **ENDS)[0], likeliest[number])
-
-
-@given(st.integers(1, 3), st.integers(1, 200), st.integers(1, 12), st.integers(0, 2**16))
-def test_the_largest_are_those_of_topk(rows: int, size: int, count: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    # No two are equal, of which either would do.
-    table = torch.rand(rows, 37 * size, generator=generator, dtype=torch.float64)
-    count = min(count, table.shape[1])
-    values, columns = largest(table, count)
-    expected = table.topk(count)
-    assert torch.equal(values, expected.values)
-    assert torch.equal(columns, expected.indices)
-    normalizer = log_normalizer(table.clone(), values[:, :1])
-    torch.testing.assert_close(normalizer, table.logsumexp(1, keepdim=True))

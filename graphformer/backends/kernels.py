@@ -68,6 +68,15 @@ class Dropout(ctypes.Structure):
     )
 
 
+class Best(ctypes.Structure):
+    """`gf_best` of attention.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("rows", "columns", "count", "dtype", "threads")),
+        *((name, ctypes.c_void_p) for name in ("table", "values", "indices", "log_sums")),
+    )
+
+
 def why_missing() -> str | None:
     """Why there are no kernels and how to get them, or None where they can be used."""
     found = _load()
@@ -129,6 +138,20 @@ def drop(x: Tensor, p: float, seed: int) -> Tensor:
     return out
 
 
+def find_best(table: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest entries of each row of a contiguous table, their columns, and its log-sum-exp."""
+    rows, columns = table.shape
+    precision = torch.promote_types(table.dtype, torch.float32)
+    values = table.new_empty(rows, count, dtype=precision)
+    indices = table.new_empty(rows, count, dtype=torch.int64)
+    log_sums = table.new_empty(rows, dtype=precision)
+    numbers = rows, columns, count, DTYPES[table.dtype], torch.get_num_threads()
+    tensors = table, values, indices, log_sums
+    best = Best(*numbers, *(each.data_ptr() for each in tensors))
+    library().gf_find_best(ctypes.byref(best))
+    return values, indices, log_sums
+
+
 def expect_writes(tensor: Tensor) -> Tensor:
     """`tensor`, which will be written at once: where it is large, so are the pages asked for."""
     size = tensor.numel() * tensor.element_size()
@@ -170,6 +193,7 @@ def _load() -> ctypes.CDLL | str:
     for name in ("gf_forward", "gf_backward"):
         getattr(found, name).argtypes = [ctypes.POINTER(Attention)]
     found.gf_drop.argtypes = [ctypes.POINTER(Dropout)]
+    found.gf_find_best.argtypes = [ctypes.POINTER(Best)]
     found.gf_expect_writes.argtypes = [ctypes.c_void_p, ctypes.c_int64]
     found.gf_expect_writes.restype = None
     found.gf_use_team.argtypes = [ctypes.c_void_p]

@@ -1,5 +1,5 @@
-// The C interface of the kernels: an attention over the edges of a graph, forward and backward, and
-// dropout.
+// The C interface of the kernels: an attention over the edges of a graph, forward and backward,
+// dropout, and the largest entries of rows.
 #pragma once
 
 #include <stdint.h>
@@ -61,6 +61,17 @@ typedef struct {
     void *out;
 } gf_dropout;
 
+// Of each row of `table` the `count` largest entries, which are at most `columns`, in falling order
+// and the first of equal ones in front, and the logarithm of the sum of the exponentials of all. The
+// latter and `values` are double where the table is, float elsewhere.
+typedef struct {
+    int64_t rows, columns, count, dtype, threads;
+    const void *table;   // [row, column]
+    void *values;        // [row, count]
+    int64_t *indices;    // [row, count]
+    void *log_sums;      // [row]
+} gf_best;
+
 // By both a caller sees that it speaks of the same fields: GF_INTERFACE grows when one changes.
 GF_API int64_t gf_interface(void);
 GF_API int64_t gf_attention_size(void);
@@ -74,6 +85,7 @@ GF_API int gf_use_instruction_set(const char *name);
 GF_API int gf_forward(const gf_attention *attention);
 GF_API int gf_backward(const gf_attention *attention);
 GF_API int gf_drop(const gf_dropout *dropout);
+GF_API int gf_find_best(const gf_best *best);
 
 // Takes the threads of an OpenMP runtime that the process has, by its GOMP_parallel; our own where
 // it is null.

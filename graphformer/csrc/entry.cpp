@@ -88,6 +88,8 @@ int gf_backward(const gf_attention *attention) {
 
 int gf_drop(const gf_dropout *dropout) { return current().kernels->drop(*dropout, run_parallel); }
 
+int gf_find_best(const gf_best *best) { return current().kernels->find_best(*best, run_parallel); }
+
 void gf_use_team(Team start) { use_team(start); }
 
 void gf_expect_writes(void *data, int64_t bytes) {

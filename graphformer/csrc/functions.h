@@ -46,7 +46,8 @@ template <class A, int L> inline Power<A, L> power(vec<A, L> x) {
 // Zero below the least normal number: what minus infinity stands for must be left out altogether.
 template <class A, int L> inline vec<A, L> exp(vec<A, L> x) {
     using N = Numbers<A>;
-    Power<A, L> p = power<A, L>(smaller(x, all<A, L>(N::high)));
+    // In this order what is not a number stays so.
+    Power<A, L> p = power<A, L>(smaller(all<A, L>(N::high), x));
     vec<A, L> y = p.scale + p.scale * p.rest;
     return x < N::low ? vec<A, L>{} : y;
 }

@@ -2,6 +2,7 @@
 #include "kernels.h"
 
 #include "backward.h"
+#include "best.h"
 #include "dropout.h"
 
 namespace graphformer {
@@ -30,7 +31,15 @@ static int drop(const gf_dropout &d, Parallel parallel) {
     }
 }
 
+static int find_best(const gf_best &b, Parallel parallel) {
+    switch (b.dtype) {
+        case GF_FLOAT64: return run_best<double>(b, parallel);
+        case GF_BFLOAT16: return run_best<bfloat16>(b, parallel);
+        default: return run_best<float>(b, parallel);
+    }
+}
+
 extern const Kernels GRAPHFORMER_KERNELS;
-const Kernels GRAPHFORMER_KERNELS = {forward, backward, drop};
+const Kernels GRAPHFORMER_KERNELS = {forward, backward, drop, find_best};
 
 }  // namespace graphformer

@@ -10,6 +10,7 @@ struct Kernels {
     int (*forward)(const gf_attention &, Parallel);
     int (*backward)(const gf_attention &, Parallel);
     int (*drop)(const gf_dropout &, Parallel);
+    int (*find_best)(const gf_best &, Parallel);
 };
 
 }  // namespace graphformer

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from graphformer.models.decode.state import Decoder, Hypothesis, State, kept_of, limits_of
-from graphformer.models.decode.top import largest, log_normalizer
+from graphformer.models.decode.top import find_best
 from graphformer.tokens import Tokens
 
 
@@ -131,8 +131,8 @@ def _candidates(
                 f"a beam of {beam} needs a vocabulary of at least {2 * beam} ids, it has {size}; "
                 "search with a narrower beam"
             )
-        best, ids = largest(logits, 2 * beam)
-        return best - log_normalizer(logits, best[:, :1]), ids
+        best = find_best(logits, 2 * beam)
+        return best.values - best.log_sums.unsqueeze(1), best.columns
 
     steps, ids = state.of_logits(read)
     each = (totals.shape[0], -1)

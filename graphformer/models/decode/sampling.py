@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from graphformer.models.decode.state import Decoder, Hypothesis, State, kept_of, limits_of
-from graphformer.models.decode.top import largest
+from graphformer.models.decode.top import find_best
 from graphformer.tokens import Tokens
 
 
@@ -142,7 +142,8 @@ def _drawn(
     def read(logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         first = rows.start * repeats
         some = chance[first : first + logits.shape[0] * repeats].to(logits.device)
-        logits = logits.repeat_interleave(repeats, 0)
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = precise.repeat_interleave(repeats, 0)
         ids = choose(logits, some, draw)
         return ids, logits.log_softmax(1).gather(1, ids.unsqueeze(1)).squeeze(1)
 
@@ -157,7 +158,7 @@ def choose(
     size = logits.shape[1]
     order = None
     if draw.top_k is not None and draw.top_k < size:
-        logits, order = largest(logits, draw.top_k)
+        logits, order, _ = find_best(logits, draw.top_k)
     elif draw.top_p < 1:
         logits, order = logits.sort(1, descending=True)
     shares = (logits / draw.temperature).double().softmax(1)

@@ -75,17 +75,14 @@ class State:
         """What `read` makes of the logits of the token that follows each sequence, on the CPU.
 
         Args:
-            read: called with the logits of some sequences, in float32 or float64, which it may
-                write into, and with which ones they are.
+            read: called with the logits of some sequences, and with which ones they are.
         """
         hidden = self.model.decode(self.new, self.memory, cache=self.cache)
         hidden = hidden.index_select(0, self.new.ptr[1:] - 1)
         parts = []
         for start in range(0, hidden.shape[0], ROWS):
             rows = slice(start, start + ROWS)
-            logits = self.model.logits(hidden[rows])
-            precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            parts.append(read(precise, rows))
+            parts.append(read(self.model.logits(hidden[rows]), rows))
         return tuple(torch.cat(each).cpu() for each in zip(*parts, strict=True))
 
     def go_on(

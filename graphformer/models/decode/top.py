@@ -2,47 +2,40 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# Entries that share a maximum.
-SHARE = 32
+from graphformer.backends import kernels
+
+# Entries up to which a kernel finds them: it compares each with those before it.
+MOST = 64
 
 
-def largest(
-    table: Float[Tensor, "row column"], count: int
-) -> tuple[Float[Tensor, "row count"], Int[Tensor, "row count"]]:
-    """The largest entries of each row in falling order, and their columns: what `topk` gives.
+class Best(NamedTuple):
+    """What a search reads of rows of logits, in float32 or float64.
 
-    Each of them is in one of the `count` groups of columns whose maxima are largest: a pass over
-    the row finds these, and only what is in them is compared one by one, which is most of the time
-    of `topk` where rows are long.
+    Attributes:
+        values: the largest entries in falling order.
+        columns: where they are.
+        log_sums: the logarithm of the sum of the exponentials of all entries of a row.
     """
-    num_rows, size = table.shape
-    num_groups = size // SHARE
-    if num_groups <= 2 * count:
-        found = table.topk(count)
-        return found.values, found.indices
-    # Group g has the columns g, g + num_groups, ...: maxima of neighbors are found side by side.
-    whole = SHARE * num_groups
-    groups = table[:, :whole].unflatten(1, (SHARE, num_groups))
-    best = groups.amax(1).topk(count).indices
-    inside = groups.gather(2, best.unsqueeze(1).expand(-1, SHARE, -1)).flatten(1)
-    steps = torch.arange(SHARE, device=table.device) * num_groups
-    columns = (steps.view(1, SHARE, 1) + best.unsqueeze(1)).flatten(1)
-    beyond = torch.arange(whole, size, device=table.device).expand(num_rows, -1)
-    values, place = torch.cat([inside, table[:, whole:]], 1).topk(count)
-    return values, torch.cat([columns, beyond], 1).gather(1, place)
+
+    values: Float[Tensor, "row count"]
+    columns: Int[Tensor, "row count"]
+    log_sums: Float[Tensor, "row"]
 
 
-def log_normalizer(
-    table: Float[Tensor, "row column"], highest: Float[Tensor, "row 1"]
-) -> Float[Tensor, "row 1"]:
-    """The logarithm of the sum of the exponentials of each row, whose entries are spent for it.
-
-    Args:
-        table: the rows; written into.
-        highest: the largest entry of each.
-    """
-    return table.sub_(highest).exp_().sum(1, keepdim=True).log_().add_(highest)
+def find_best(table: Float[Tensor, "row column"], count: int) -> Best:
+    """The largest `count` entries of each row."""
+    if (
+        count <= MOST
+        and table.device.type == "cpu"
+        and table.dtype in kernels.DTYPES
+        and kernels.why_missing() is None
+    ):
+        return Best(*kernels.find_best(table.contiguous(), count))
+    precise = table.to(torch.promote_types(table.dtype, torch.float32))
+    return Best(*precise.topk(count), precise.logsumexp(1))
