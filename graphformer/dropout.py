@@ -57,8 +57,7 @@ def has_kernel(x: Tensor) -> bool:
 
 def drop(x: Float[Tensor, "*shape"], p: float) -> Float[Tensor, "*shape"]:
     """`x` with entries set to zero with probability `p`, and others scaled up, by the kernel."""
-    seed = int(torch.empty((), dtype=torch.int64).random_())
-    dropped: Tensor = _Dropped.apply(x, p, seed)
+    dropped: Tensor = _Dropped.apply(x, p, kernels.draw_seed())
     return dropped
 
 

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import graphformer as gf
+from graphformer.backends import kernels
 from graphformer.layout import Pair
 from graphformer.tokens import Tokens, sequences
 
+# Of the dense backend.
+EXECUTORS = ["sdpa", "matmul", *(["tiles"] if kernels.why_missing() is None else [])]
 BOND_DIM = 3
 LARGEST_HOPS = 2
 

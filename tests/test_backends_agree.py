@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import BOND_DIM, SCORES, TOPOLOGIES, Case, assert_close, make_case, table
+from cases import BOND_DIM, EXECUTORS, SCORES, TOPOLOGIES, Case, assert_close, make_case, table
 from equation import EQUATIONS, by_equation
 
 import graphformer as gf
@@ -31,7 +31,7 @@ def routes(case: Case, patch: Patch, **settings: object) -> Iterator[str]:
         if backend.why_not(request) is not None:
             continue
         fused = name_of(backend) == "dense" and request.plain
-        for executor in ("sdpa", "matmul") if fused else ("sdpa",):
+        for executor in EXECUTORS if fused else ("sdpa",):
             with patch.context() as inside:
                 inside.setattr(executors, "choose", lambda *_, name=executor: name)
                 yield name_of(backend)

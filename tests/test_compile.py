@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import SCORES
+from cases import EXECUTORS, SCORES
 from torch import Tensor
 
 import graphformer as gf
@@ -95,7 +95,7 @@ def test_the_faster_executor_may_change_with_the_size(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is measured length by length says nothing to compiled code."""
-    names = iter(["sdpa", "matmul"] * 5)
+    names = iter(EXECUTORS * 5)
     monkeypatch.setattr(executors, "choose", lambda *_: next(names))
 
     def loss(query: Tensor, key: Tensor, value: Tensor, graph: gf.TokenGraph) -> Tensor:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
-from cases import assert_close, make_case
+from cases import EXECUTORS, assert_close, make_case
 
 import graphformer as gf
-from graphformer.backends import Request, dense, executors, shelves
+from graphformer.backends import Request, dense, executors, matmul, shelves
 from graphformer.tokens import sequences
 
 TOPOLOGIES = ["complete", "causal", "longformer", "difference", "nobody"]
+ABLE = {name: dense._EXECUTORS[name] for name in EXECUTORS}
 SHAPES = [
     "uniform", "ragged", "empty examples", "bipartite", "keyless examples", "virtual",
     "grouped heads", "one key head", "narrow values", "one head", "single tokens",
@@ -33,7 +36,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return chosen
 
 
-@pytest.mark.parametrize("executor", ["sdpa", "matmul"])
+@pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 @pytest.mark.parametrize("most", [1, 100], ids=["a head each", "a few examples each"])
@@ -61,9 +64,11 @@ def test_examples_of_one_length_stay_in_their_order() -> None:
     assert shelves.make_order(bind(7, 7, 7), "query", 2, 2) is None
 
 
-def test_dropout_on_many_shelves_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("executor", [each for each in EXECUTORS if each != "sdpa"])
+def test_dropout_is_replayed(executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shelves, "LEAST_SCORES", 1)
     monkeypatch.setattr(shelves, "MOST_SCORES", 64)
+    monkeypatch.setattr(dense, "_able", lambda request: {executor: ABLE[executor]})
     graph = bind(9, 3, 12, 5)
     query, key, outside = torch.randn(3, 29, 2, 4, dtype=torch.float64).unbind()
     value = torch.randn(29, 2, 4, dtype=torch.float64, requires_grad=True)
@@ -92,15 +97,15 @@ def test_the_executor_is_the_one_measured_at_the_nearest_length(
         gf.plan(bind(*lengths), heads=2, dim=8, backend="dense")
     for name in measured:
         measured[name] = "matmul" if " 20x8" in name else "sdpa"
-    assert executors.choose(request_on(bind(20, 21, 19)), {}) == "matmul"
-    assert executors.choose(request_on(bind(30, 30)), {}) == "matmul"
-    assert executors.choose(request_on(bind(60, 58)), {}) == "sdpa"
+    assert executors.choose(request_on(bind(20, 21, 19)), ABLE) == "matmul"
+    assert executors.choose(request_on(bind(30, 30)), ABLE) == "matmul"
+    assert executors.choose(request_on(bind(60, 58)), ABLE) == "sdpa"
 
 
 def test_products_must_be_clearly_faster(
     measured: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = iter([1.0, 0.95] * 100)
+    taken = itertools.cycle([1.0, 0.95, 1.1][: len(EXECUTORS)])
     monkeypatch.setattr(executors, "_seconds", lambda *_: next(taken))
     gf.plan(bind(9, 4, 17), heads=2, dim=8, training=True, backend="dense")
     assert set(measured.values()) == {"sdpa"}
@@ -111,8 +116,9 @@ def test_weights_that_would_fill_memory_are_never_kept(
 ) -> None:
     graph = bind(100, 90)
     monkeypatch.setattr(executors, "MOST_BYTES", 4 * 2 * graph.num_edges - 1)
-    assert executors.choose(request_on(graph), {}) == "sdpa"
-    assert not measured
+    monkeypatch.setattr(executors, "_seconds", lambda _, inputs, each: float(each is not matmul))
+    assert executors.choose(request_on(bind(100, 80)), ABLE) == "matmul"
+    assert executors.choose(request_on(graph), ABLE) != "matmul"
 
 
 def test_each_dtype_on_a_graph_has_its_own_executor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,13 +133,19 @@ def test_to_explain_measures_nothing(measured: dict[str, str]) -> None:
     graph = bind(9, 4)
     plan = gf.explain(graph, heads=2, dim=8, training=True)
     assert not measured
-    assert "measured at the first call" in str(plan)
+    assert "which is faster the first call measures" in str(plan)
     assert gf.plan(graph, heads=2, dim=8, training=True).name == plan.name
     assert measured
 
 
 def test_explain_names_the_executor_and_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    for executor, words in {"sdpa": "on scaled_dot", "matmul": "weights hold 0.005 MB"}.items():
+    words_of = {
+        "sdpa": "on scaled_dot",
+        "matmul": "weights hold 0.005 MB",
+        "tiles": "on a kernel of this library",
+    }
+    for executor in EXECUTORS:
+        words = words_of[executor]
         monkeypatch.setattr(executors, "choose", lambda *_, name=executor: name)
         graph = bind(20, 15)
         gf.plan(graph, heads=2, dim=8, training=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import SCORES, TOPOLOGIES, make_case
+from cases import EXECUTORS, SCORES, TOPOLOGIES, make_case
 from torch import Tensor, nn
 
 import graphformer as gf
@@ -12,7 +12,7 @@ from graphformer.backends import executors, kernels, reference
 from graphformer.layers import Attention, Block, FeedForward
 from graphformer.tokens import sequences
 
-WAYS = ["reference", "reference by chunks", "sdpa", "matmul", "band", "sparse", None]
+WAYS = ["reference", "reference by chunks", *EXECUTORS, "band", "sparse", None]
 
 
 @pytest.fixture(params=WAYS)
@@ -21,7 +21,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "reference by chunks":
         monkeypatch.setattr(reference, "CHUNK_BYTES", 2**19)
         return "reference"
-    if request.param in ("sdpa", "matmul"):
+    if request.param in EXECUTORS:
         monkeypatch.setattr(executors, "choose", lambda *_: request.param)
         return "dense"
     if request.param == "sparse" and kernels.why_missing():

@@ -19,6 +19,10 @@ import graphformer.nn as ours
 from graphformer.backends import executors, kernels
 from graphformer.nn import masks
 
+NEEDS_KERNELS = pytest.mark.skipif(
+    kernels.why_missing() is not None, reason=str(kernels.why_missing())
+)
+
 EDGE_INDEX = torch.tensor([[0, 1, 2, 3, 3, 1], [1, 2, 0, 3, 0, 0]])
 BOND = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 WIDTH, HEADS = 8, 2
@@ -123,6 +127,7 @@ def test_transforms_give_what_they_give_in_torch(
     [
         ("sdpa", False, "_scaled_dot_product.*backward is not implemented"),
         ("matmul", False, "matrix products have no double backward"),
+        pytest.param("tiles", False, "kernel has no double backward", marks=NEEDS_KERNELS),
         ("", True, None),
     ],
 )

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from cases import TOPOLOGIES, Case, error, make_case, make_tokens, table
+from cases import EXECUTORS, TOPOLOGIES, Case, error, make_case, make_tokens, table
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
@@ -24,9 +24,8 @@ Results = dict[str, Tensor]
 
 @pytest.fixture(autouse=True)
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both executors of the dense backend run, whichever is faster at such lengths."""
-    names = {True: "sdpa", False: "matmul"}
-    choose = lambda request, executors: names[request.graph.queries.num_examples > 1]  # noqa: E731
+    """The executors of the dense backend run, whichever is faster at such lengths."""
+    choose = lambda request, _: EXECUTORS[request.graph.queries.num_examples % len(EXECUTORS)]  # noqa: E731
     monkeypatch.setattr(executors, "choose", choose)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import SCORES, make_case
+from cases import EXECUTORS, SCORES, make_case
 from torch import Tensor
 
 import graphformer as gf
@@ -16,15 +16,13 @@ SILENT = [("bonds", "ragged"), ("nobody", "uniform"), ("complete", "keyless exam
           ("window", "keyless examples"), ("difference", "single tokens")]  # fmt: skip
 
 
-@pytest.fixture(
-    params=["reference", "reference by chunks", "sdpa", "matmul", "band", "sparse", None]
-)
+@pytest.fixture(params=["reference", "reference by chunks", *EXECUTORS, "band", "sparse", None])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str | None:
     """Every way to compute, by the name of its backend."""
     if request.param == "reference by chunks":
         monkeypatch.setattr(reference, "CHUNK_BYTES", 300)
         return "reference"
-    if request.param in ("sdpa", "matmul"):
+    if request.param in EXECUTORS:
         monkeypatch.setattr(executors, "choose", lambda *_: request.param)
         return "dense"
     if request.param == "sparse" and kernels.why_missing():

@@ -22,6 +22,7 @@ WAYS: dict[str, tuple[str, str, gf.Topology, gf.Score, str]] = {
     "dense in steps": ("dense", "", LONGFORMER, BIASED, "softmax"),
     "sdpa": ("dense", "sdpa", gf.causal(), DOT, "softmax"),
     "matmul": ("dense", "matmul", gf.complete(), DOT, "softmax"),
+    "tiles": ("dense", "tiles", gf.complete(), DOT, "softmax"),
     "band": ("band", "", LONGFORMER, DOT, "softmax"),
     "linear": ("linear", "", gf.causal(), gf.Kernel(), "sum"),
     "sparse": ("sparse", "", gf.window(2), DOT, "softmax"),
@@ -33,6 +34,7 @@ REFUSED: dict[tuple[str, str], str] = {
     ("sdpa", "second derivative"): "_scaled_dot_product.*backward is not implemented",
     ("band", "second derivative"): "_scaled_dot_product.*backward is not implemented",
     ("matmul", "second derivative"): "matrix products have no double backward.*'reference'",
+    ("tiles", "second derivative"): "kernel has no double backward.*'reference'",
     ("sparse", "second derivative"): "sparse backend has no double backward.*'reference'",
     ("sdpa", "jvp"): NO_FORWARD_MODE,
     ("band", "jvp"): NO_FORWARD_MODE,
@@ -107,7 +109,7 @@ def test_transforms_agree_with_reference_or_are_refused(
     way: str, transform: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend, executor, *_ = WAYS[way]
-    if backend == "sparse" and kernels.why_missing():
+    if way in ("sparse", "tiles") and kernels.why_missing():
         pytest.skip("the kernels are not built")
     monkeypatch.setattr(executors, "choose", lambda *_: executor)
     x = torch.randn(10, 2, 4, dtype=torch.float64)
@@ -126,7 +128,7 @@ def test_activation_checkpointing_replays_dropout(
     way: str, reentrant: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend, executor, *_ = WAYS[way]
-    if backend == "sparse" and kernels.why_missing():
+    if way in ("sparse", "tiles") and kernels.why_missing():
         pytest.skip("the kernels are not built")
     monkeypatch.setattr(executors, "choose", lambda *_: executor)
     # What forgets its weights has no dropout of them.

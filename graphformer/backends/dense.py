@@ -1,19 +1,20 @@
 """Dense attention: the graph as a padded rectangle with a mask, or, on the CPU, as shelves of them.
 
-Two executors: torch's fused `scaled_dot_product_attention`, and plain batched matrix products,
-which are faster for short examples and, in bfloat16, often for long ones (see `executors`).
+Three executors: torch's fused `scaled_dot_product_attention`; a kernel for many short examples; and
+plain batched matrix products, which in bfloat16 are often faster for long ones (see `executors`).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from graphformer.backends import executors, fused, matmul
+from graphformer.backends import executors, fused, matmul, tiles
 from graphformer.backends.calibration import factor
 from graphformer.backends.request import Attended, Cost, Operands, Request
 from graphformer.backends.safe import only_edges, only_values
@@ -71,13 +72,17 @@ def prepare(request: Request) -> None:
     if not _plain_softmax(request):
         prepare_compiled(request)
         return
-    chosen = "matmul" if request.dropout else executors.choose(request, _EXECUTORS)
+    able = _able(request)
+    if request.dropout:
+        chosen = "tiles" if "tiles" in able else "matmul"
+    else:
+        chosen = executors.choose(request, able)
     _EXECUTORS[chosen].prepare(request)
     request.graph._made[f"executor:{request.numbers}"] = chosen
 
 
 def chosen_executor(request: Request) -> str | None:
-    """Which executor was chosen when the request was planned: "sdpa" or "matmul"."""
+    """Which executor was chosen when the request was planned: "sdpa", "matmul" or "tiles"."""
     chosen: str | None = request.graph._made.get(f"executor:{request.numbers}")
     return chosen
 
@@ -86,11 +91,13 @@ def note(request: Request) -> str | None:
     """Which executor runs the request, and what it holds."""
     if not _plain_softmax(request):
         return None
-    chosen = "dropout" if request.dropout else chosen_executor(request)
+    chosen = chosen_executor(request)
     if chosen is None:
-        return "SDPA or batched matrix products, whichever is faster: measured at the first call"
+        return "a kernel, SDPA or batched matrix products: which is faster the first call measures"
     if chosen == "sdpa":
         return "runs on scaled_dot_product_attention, which was faster or leaner here"
+    if chosen == "tiles":
+        return "runs on a kernel of this library, whose scores are never in memory"
     pairs = int((request.graph.queries.lengths * request.graph.keys.lengths).sum())
     held = pairs * request.heads * request.dtype.itemsize / 1e6
     if request.dropout:
@@ -137,7 +144,16 @@ def is_slow_in_sdpa(request: Request, keys: int) -> bool:
     return low and request.grad and request.graph.device.type == "cpu" and keys < WIDE
 
 
-_EXECUTORS = {"sdpa": fused, "matmul": matmul}
+_EXECUTORS = {"sdpa": fused, "matmul": matmul, "tiles": tiles}
+
+
+def _able(request: Request) -> dict[str, ModuleType]:
+    """The executors that can run the request."""
+    return {
+        name: executor
+        for name, executor in _EXECUTORS.items()
+        if executor is not tiles or tiles.can_run(request)
+    }
 
 
 def _general(request: Request, operands: Operands) -> Attended:

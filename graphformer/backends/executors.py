@@ -1,9 +1,9 @@
-"""Which of the two dense executors is faster here: measured once, kept, never assumed."""
+"""Which of the dense executors is fastest here: measured once, kept, never assumed."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import ModuleType
@@ -28,10 +28,10 @@ TRIAL_HEADS = 4
 TURNS = 6
 SECONDS = 0.03
 # Products hold their weights in memory: they must be so much faster to be worth it.
-WORTH = 1.1
+WORTH = {"matmul": 1.1}
 # With so many keys for each query, a trial has as few queries.
 FEW_QUERIES = 8
-# From so many bytes of weights on, which products keep for the backward, they are not considered.
+# From so many bytes of weights on, which products keep for the backward, they are left out.
 MOST_BYTES = 2**28
 
 _chosen: dict[str, str] = {}
@@ -58,9 +58,9 @@ def choose(request: Request, executors: Mapping[str, ModuleType]) -> str:
         return "sdpa"
     pairs = graph.queries.lengths * graph.keys.lengths
     if int(pairs.sum()) * request.heads * request.dtype.itemsize > MOST_BYTES:
-        return "sdpa"
+        executors = {name: each for name, each in executors.items() if name != "matmul"}
     kind = _kind(graph)
-    name = _name(request, kind, _usual_length(graph, kind))
+    name = _name(request, kind, _usual_length(graph, kind), executors)
     if name not in _chosen:
         # In a thread of its own, which what surrounds the caller does not reach: inference mode,
         # autocast, and the hooks of activation checkpointing, to which the trials would look like
@@ -81,7 +81,7 @@ def _measure(request: Request, kind: tuple[str, ...], executors: Mapping[str, Mo
         kinds |= {common, (*common, "ragged")}
     for each in kinds:
         for length in LENGTHS:
-            name = _name(request, each, length)
+            name = _name(request, each, length, executors)
             if name not in _chosen:
                 _chosen[name] = _fastest(_trial(request, each, length), executors)
 
@@ -100,10 +100,10 @@ def _kind(graph: TokenGraph) -> tuple[str, ...]:
     return tuple(word for word, holds in found.items() if holds)
 
 
-def _name(request: Request, kind: tuple[str, ...], length: int) -> str:
+def _name(request: Request, kind: tuple[str, ...], length: int, executors: Iterable[str]) -> str:
     passes = "forward and backward" if request.grad else "forward"
     words = (f"{request.dtype} {length}x{power_of_two(request.dim)}", *kind, passes)
-    return f"{' '.join(words)}, {torch.get_num_threads()} threads"
+    return f"{' or '.join(executors)}: {' '.join(words)}, {torch.get_num_threads()} threads"
 
 
 def _usual_length(graph: TokenGraph, kind: tuple[str, ...]) -> int:
@@ -161,7 +161,7 @@ def _fastest(trial: Request, executors: Mapping[str, ModuleType]) -> str:
             best[name] = min(best[name], _seconds(trial, inputs, executor))
         if turn and time.perf_counter() - start > SECONDS:
             break
-    return "matmul" if WORTH * best["matmul"] < best["sdpa"] else "sdpa"
+    return min(best, key=lambda name: WORTH.get(name, 1.0) * best[name])
 
 
 def _seconds(trial: Request, inputs: list[Tensor], executor: ModuleType) -> float:

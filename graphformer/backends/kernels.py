@@ -57,6 +57,37 @@ class Attention(ctypes.Structure):
     )
 
 
+class Tiles(ctypes.Structure):
+    """`gf_tiles` of attention.h."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_int64)
+            for name in (
+                *("num_examples", "heads", "kv_heads", "dim", "value_dim", "dtype", "causal"),
+                "threads",
+            )
+        ),
+        ("scale", ctypes.c_double),
+        ("dropout", ctypes.c_double),
+        ("seed", ctypes.c_uint64),
+        *(
+            (name, ctypes.c_int64)
+            for name in (
+                *("query_stride", "query_head", "key_stride", "key_head", "value_stride"),
+                *("value_head", "grad_stride", "grad_head", "mask_example", "mask_row"),
+            )
+        ),
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                *("query_ptr", "key_ptr", "mask", "query", "key", "value", "out", "log_sum"),
+                *("grad_out", "grad_query", "grad_key", "grad_value"),
+            )
+        ),
+    )
+
+
 class Dropout(ctypes.Structure):
     """`gf_dropout` of attention.h."""
 
@@ -129,6 +160,25 @@ def call(function: str, numbers: dict[str, Any], tensors: dict[str, Tensor | Non
         )
 
 
+def draw_seed() -> int:
+    """What dropout hashes, from torch's generator."""
+    return int(torch.empty((), dtype=torch.int64).random_())
+
+
+def run_tiles(numbers: dict[str, Any], tensors: dict[str, Tensor | None]) -> None:
+    """Runs the attention of examples, or its backward.
+
+    Raises:
+        MemoryError: if there is no memory for the scores of a block of queries.
+    """
+    pointers = {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}
+    tiles = Tiles(threads=torch.get_num_threads(), **numbers, **pointers)
+    if library().gf_run_tiles(ctypes.byref(tiles)):
+        raise MemoryError(
+            f"no memory for the scores of {numbers['num_examples']:,} examples; split the batch"
+        )
+
+
 def drop(x: Tensor, p: float, seed: int) -> Tensor:
     """Entries of a contiguous tensor, zero with probability `p` and scaled to make up, anew."""
     out = torch.empty_like(x)
@@ -153,9 +203,12 @@ def find_best(table: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def expect_writes(tensor: Tensor) -> Tensor:
-    """`tensor`, which will be written at once: where it is large, so are the pages asked for."""
+    """`tensor`, which will be written at once: where it is large, so are the pages asked for.
+
+    Without kernels, and elsewhere than on the CPU, nothing is asked for.
+    """
     size = tensor.numel() * tensor.element_size()
-    if size >= LARGE:
+    if size >= LARGE and tensor.device.type == "cpu" and why_missing() is None:
         library().gf_expect_writes(tensor.data_ptr(), size)
     return tensor
 
@@ -192,6 +245,7 @@ def _load() -> ctypes.CDLL | str:
         getattr(found, name).argtypes = [ctypes.c_char_p]
     for name in ("gf_forward", "gf_backward"):
         getattr(found, name).argtypes = [ctypes.POINTER(Attention)]
+    found.gf_run_tiles.argtypes = [ctypes.POINTER(Tiles)]
     found.gf_drop.argtypes = [ctypes.POINTER(Dropout)]
     found.gf_find_best.argtypes = [ctypes.POINTER(Best)]
     found.gf_expect_writes.argtypes = [ctypes.c_void_p, ctypes.c_int64]

@@ -1,5 +1,5 @@
 // The C interface of the kernels: an attention over the edges of a graph, forward and backward,
-// dropout, and the largest entries of rows.
+// the attention of many short examples, dropout, and the largest entries of rows.
 #pragma once
 
 #include <stdint.h>
@@ -51,6 +51,25 @@ typedef struct {
     void *grad_edge_query, *grad_edge_data, *grad_sum_data, *grad_pair_weight, *grad_pair_data;
 } gf_attention;
 
+// Softmax attention of each query to all keys of its example, or to those up to its own place, or to
+// those of a mask. A head of keys and values serves as many of queries as there are more of these.
+// With `grad_out` it is the backward, which writes the gradients with all heads of a token side by
+// side. Strides count numbers; the numbers of a head stand side by side.
+typedef struct {
+    int64_t num_examples, heads, kv_heads, dim, value_dim, dtype, causal, threads;
+    double scale, dropout;
+    uint64_t seed;
+    int64_t query_stride, query_head, key_stride, key_head, value_stride, value_head;
+    int64_t grad_stride, grad_head, mask_example, mask_row;
+    const int64_t *query_ptr, *key_ptr;  // offsets of the tokens of each example
+    const uint8_t *mask;                 // a byte a pair, or null where all are edges
+    const void *query, *key, *value;     // [token, head, dim or value_dim]
+    void *out;                           // [query, head, value_dim]
+    void *log_sum;                       // [query, head], or null: infinite where no key is heard
+    const void *grad_out;
+    void *grad_query, *grad_key, *grad_value;
+} gf_tiles;
+
 // `size` entries of `x`, which may be `out`, each zero with the probability `dropout`, by the seed and
 // its place, and divided by the probability of being kept otherwise.
 typedef struct {
@@ -84,6 +103,7 @@ GF_API int gf_use_instruction_set(const char *name);
 
 GF_API int gf_forward(const gf_attention *attention);
 GF_API int gf_backward(const gf_attention *attention);
+GF_API int gf_run_tiles(const gf_tiles *tiles);
 GF_API int gf_drop(const gf_dropout *dropout);
 GF_API int gf_find_best(const gf_best *best);
 

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "attention.h"
-#include "lanes.h"
+#include "hash.h"
 #include "units.h"
 
 namespace graphformer {
@@ -13,36 +13,21 @@ namespace {
 template <class T> struct Dropout {
     using A = precise<T>;
     static constexpr int L = WIDTH<A>;
-    // As many as there are lanes, of 32 bits whatever the numbers have.
-    using words = bits<float, L>;
     // Entries of a unit, a multiple of every number of lanes.
     static constexpr int64_t UNIT_SIZE = 1 << 14;
 
     const gf_dropout &d;
     const T *x;
     T *out;
-    uint32_t threshold, low, high;
-    A scale;
+    Keeper<A> keeper;
 
     explicit Dropout(const gf_dropout &d)
         : d(d), x(static_cast<const T *>(d.x)), out(static_cast<T *>(d.out)),
-          threshold(uint32_t(d.dropout * 4294967296.0)), low(uint32_t(d.seed)),
-          high(uint32_t(d.seed >> 32)), scale(A(1 / (1 - d.dropout))) {}
-
-    static words mix(words x) {
-        x = (x ^ (x >> 16)) * 0x7feb352du;
-        x = (x ^ (x >> 15)) * 0x846ca68bu;
-        return x ^ (x >> 16);
-    }
+          keeper(d.dropout, d.seed) {}
 
     // Entries from a place on, zero or times the scale.
     vec<A, L> drop(vec<A, L> some, int64_t place) const {
-        words count;
-        for (int lane = 0; lane < L; ++lane) count[lane] = uint32_t(lane);
-        words drawn = mix((count + uint32_t(place)) ^ low) + (high ^ uint32_t(place >> 32));
-        mask<float, L> narrow = mix(drawn) >= threshold;
-        mask<A, L> kept = __builtin_convertvector(narrow, mask<A, L>);
-        return (vec<A, L>)((mask<A, L>)(some * scale) & kept);
+        return keeper.keep(some, uint32_t(place), uint32_t(place >> 32));
     }
 
     void run_unit(int64_t unit) const {

@@ -86,6 +86,10 @@ int gf_backward(const gf_attention *attention) {
     return current().kernels->backward(*attention, run_parallel);
 }
 
+int gf_run_tiles(const gf_tiles *tiles) {
+    return current().kernels->run_tiles(*tiles, run_parallel);
+}
+
 int gf_drop(const gf_dropout *dropout) { return current().kernels->drop(*dropout, run_parallel); }
 
 int gf_find_best(const gf_best *best) { return current().kernels->find_best(*best, run_parallel); }

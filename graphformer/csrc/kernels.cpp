@@ -4,6 +4,7 @@
 #include "backward.h"
 #include "best.h"
 #include "dropout.h"
+#include "tiles.h"
 
 namespace graphformer {
 
@@ -20,6 +21,14 @@ static int backward(const gf_attention &a, Parallel parallel) {
         case GF_FLOAT64: return run_backward<double>(a, parallel);
         case GF_BFLOAT16: return run_backward<bfloat16>(a, parallel);
         default: return run_backward<float>(a, parallel);
+    }
+}
+
+static int run_tiles(const gf_tiles &t, Parallel parallel) {
+    switch (t.dtype) {
+        case GF_FLOAT64: return run_tiles<double>(t, parallel);
+        case GF_BFLOAT16: return run_tiles<bfloat16>(t, parallel);
+        default: return run_tiles<float>(t, parallel);
     }
 }
 
@@ -40,6 +49,6 @@ static int find_best(const gf_best &b, Parallel parallel) {
 }
 
 extern const Kernels GRAPHFORMER_KERNELS;
-const Kernels GRAPHFORMER_KERNELS = {forward, backward, drop, find_best};
+const Kernels GRAPHFORMER_KERNELS = {forward, backward, run_tiles, drop, find_best};
 
 }  // namespace graphformer

@@ -9,6 +9,7 @@ namespace graphformer {
 struct Kernels {
     int (*forward)(const gf_attention &, Parallel);
     int (*backward)(const gf_attention &, Parallel);
+    int (*run_tiles)(const gf_tiles &, Parallel);
     int (*drop)(const gf_dropout &, Parallel);
     int (*find_best)(const gf_best &, Parallel);
 };

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "attention.h"
+#include "hash.h"
 #include "functions.h"
 #include "pairs.h"
 #include "rows.h"
@@ -193,11 +194,6 @@ template <class T> struct Problem {
 
     // ---- dropout: whether a weight is kept is a hash of the seed, its edge and its head ----
 
-    static uint32_t mix(uint32_t x) {
-        x = (x ^ (x >> 16)) * 0x7feb352du;
-        x = (x ^ (x >> 15)) * 0x846ca68bu;
-        return x ^ (x >> 16);
-    }
     // w *= 0 with the probability of being dropped, 1 / (1 - dropout) otherwise.
     void drop(A *w, int64_t place, int64_t num) const {
         uint32_t threshold = uint32_t(a.dropout * 4294967296.0);

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from graphformer.backends import kernels
+
 # Tokens whose logits are in memory at a time: their few megabytes stay in the cache of a core.
 CHUNK = 1024
 
@@ -104,8 +106,8 @@ class Chunks:
         self.mean_weight = weight.mean(0).to(precision)
         self.total = torch.zeros((), dtype=precision, device=hidden.device)
         size = min(CHUNK, hidden.shape[0])
-        self.logits = hidden.new_empty(size, weight.shape[0])
-        self.probabilities = torch.empty_like(self.logits)
+        self.logits = kernels.expect_writes(hidden.new_empty(size, weight.shape[0]))
+        self.probabilities = kernels.expect_writes(torch.empty_like(self.logits))
 
     def run(self, wanted: bool) -> Tensor:
         """The summed loss; gradients too, where they are wanted."""

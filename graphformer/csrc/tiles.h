@@ -1,0 +1,320 @@
+// Softmax attention of each query to all keys of its example, or to those that a mask leaves: a block
+// of queries has all its scores at a time, in the caches, and no example is padded to another.
+//
+// What is computed at once is one example and one head of keys and values, whose rows are copied, in
+// the precision of sums, to where they stand side by side.
+#pragma once
+
+#include "attention.h"
+#include "functions.h"
+#include "hash.h"
+#include "lanes.h"
+#include "products.h"
+#include "units.h"
+
+namespace graphformer {
+namespace {
+
+template <class T> struct Tiles {
+    using A = precise<T>;
+    static constexpr int L = WIDTH<A>;
+    // Queries whose scores are there at a time.
+    static constexpr int64_t BLOCK = 64;
+
+    const gf_tiles &t;
+    Keeper<A> keeper;
+    int64_t longest_keys, group, dim, value_dim, columns;
+
+    explicit Tiles(const gf_tiles &t)
+        : t(t), keeper(t.dropout, t.seed), longest_keys(0), group(t.heads / t.kv_heads), dim(padded(t.dim)),
+          value_dim(padded(t.value_dim)) {
+        for (int64_t e = 0; e < t.num_examples; ++e) {
+            int64_t keys = t.key_ptr[e + 1] - t.key_ptr[e];
+            longest_keys = keys > longest_keys ? keys : longest_keys;
+        }
+        columns = padded(longest_keys);
+    }
+
+    static int64_t padded(int64_t size) { return (size + L - 1) / L * L; }
+    bool backward() const { return t.grad_out != nullptr; }
+
+    // What a worker computes in.
+    struct Scratch {
+        A *query, *key_turned, *scores, *out, *value;
+        A *key = nullptr, *value_turned = nullptr, *grad_out = nullptr, *grad_scores = nullptr;
+        A *grad_key = nullptr, *grad_value = nullptr;
+
+        Scratch(const Tiles &p, Arena<A> &arena) {
+            int64_t keys = p.longest_keys, longer = p.columns;
+            query = arena.take(BLOCK * p.dim);
+            key_turned = arena.take(p.dim * longer);
+            scores = arena.take(BLOCK * longer);
+            out = arena.take(BLOCK * (p.dim > p.value_dim ? p.dim : p.value_dim));
+            value = arena.take(keys * p.value_dim);
+            if (!p.backward()) return;
+            key = arena.take(keys * p.dim);
+            value_turned = arena.take(p.value_dim * longer);
+            grad_out = arena.take(BLOCK * p.value_dim);
+            grad_scores = arena.take(BLOCK * longer);
+            grad_key = arena.take(keys * p.dim);
+            grad_value = arena.take(keys * p.value_dim);
+        }
+    };
+
+    // `rows` rows of `size` numbers, zeros behind them, times a factor.
+    static void copy(const void *from, int64_t start, int64_t stride, int64_t rows, int64_t size,
+                     A factor, A *to) {
+        const T *data = static_cast<const T *>(from) + start;
+        int64_t whole = size / L * L, width = padded(size);
+        for (int64_t row = 0; row < rows; ++row, data += stride, to += width) {
+            int64_t at = 0;
+            for (; at < whole; at += L) store<A, L>(to + at, factor * load<A, L>(data + at));
+            if (at < width)
+                store<A, L>(to + at, factor * load_part<A, L>(data + at, int(size - at)));
+        }
+    }
+
+    // The same columns as rows, each `width` long, zeros behind.
+    static void turn(const void *from, int64_t start, int64_t stride, int64_t rows, int64_t size,
+                     int64_t width, A *to) {
+        const T *data = static_cast<const T *>(from) + start;
+        for (int64_t column = 0; column < size; ++column)
+            for (int64_t row = rows; row < width; ++row) to[column * width + row] = 0;
+        int64_t row = 0;
+        for (; row + 4 <= rows; row += 4) {
+            const T *x = data + row * stride;
+            int64_t column = 0;
+            for (; column + 4 <= size; column += 4)
+                turn4(x + column, stride, to + column * width + row, width);
+            for (; column < size; ++column)
+                for (int r = 0; r < 4; ++r)
+                    to[column * width + row + r] = to_precise(x[r * stride + column]);
+        }
+        for (; row < rows; ++row)
+            for (int64_t column = 0; column < size; ++column)
+                to[column * width + row] = to_precise(data[row * stride + column]);
+    }
+
+    // Four rows of four.
+    static void turn4(const T *from, int64_t stride, A *to, int64_t width) {
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+        vec<A, 4> a = load<A, 4>(from), b = load<A, 4>(from + stride);
+        vec<A, 4> c = load<A, 4>(from + 2 * stride), d = load<A, 4>(from + 3 * stride);
+        vec<A, 4> ab = SHUFFLE(a, b, 0, 4, 1, 5), cd = SHUFFLE(c, d, 0, 4, 1, 5);
+        store<A, 4>(to, SHUFFLE(ab, cd, 0, 1, 4, 5));
+        store<A, 4>(to + width, SHUFFLE(ab, cd, 2, 3, 6, 7));
+        ab = SHUFFLE(a, b, 2, 6, 3, 7), cd = SHUFFLE(c, d, 2, 6, 3, 7);
+        store<A, 4>(to + 2 * width, SHUFFLE(ab, cd, 0, 1, 4, 5));
+        store<A, 4>(to + 3 * width, SHUFFLE(ab, cd, 2, 3, 6, 7));
+#undef SHUFFLE
+#else
+        for (int row = 0; row < 4; ++row)
+            for (int column = 0; column < 4; ++column)
+                to[column * width + row] = to_precise(from[row * stride + column]);
+#endif
+    }
+
+    static void write(const A *from, int64_t rows, int64_t size, A factor, void *to, int64_t start,
+                      int64_t stride) {
+        T *data = static_cast<T *>(to) + start;
+        int64_t whole = size / L * L, width = padded(size);
+        for (int64_t row = 0; row < rows; ++row, data += stride, from += width) {
+            int64_t at = 0;
+            for (; at < whole; at += L) store<A, L>(data + at, factor * load<A, L>(from + at));
+            if (at < size)
+                store_part<T, A, L>(data + at, factor * load<A, L>(from + at), int(size - at));
+        }
+    }
+
+    // Scores of what is no edge become minus infinity.
+    void hide(int64_t example, int64_t first, int64_t rows, int64_t keys, int64_t width,
+              A *scores) const {
+        for (int64_t row = 0; row < rows; ++row) {
+            A *s = scores + row * width;
+            int64_t heard = t.causal && first + row + 1 < keys ? first + row + 1 : keys;
+            for (int64_t key = heard; key < width; ++key) s[key] = -Numbers<A>::infinity;
+            if (!t.mask) continue;
+            const uint8_t *mask = t.mask + example * t.mask_example + (first + row) * t.mask_row;
+            for (int64_t key = 0; key < heard; ++key)
+                s[key] = mask[key] ? s[key] : -Numbers<A>::infinity;
+        }
+    }
+
+    // Weights in place of scores; returns the log-sum-exp, infinite where nothing is heard.
+    static A weigh(A *s, int64_t width) {
+        vec<A, L> most = load<A, L>(s);
+        for (int64_t at = L; at < width; at += L) most = larger(load<A, L>(s + at), most);
+        A shift = most[0];
+        for (int lane = 1; lane < L; ++lane) shift = most[lane] > shift ? most[lane] : shift;
+        if (shift == -Numbers<A>::infinity) {
+            for (int64_t at = 0; at < width; ++at) s[at] = 0;
+            return Numbers<A>::infinity;
+        }
+        vec<A, L> sum{};
+        for (int64_t at = 0; at < width; at += L) {
+            vec<A, L> one = exp<A, L>(load<A, L>(s + at) - shift);
+            store<A, L>(s + at, one);
+            sum += one;
+        }
+        A total = sum_lanes<A, L>(sum), part = 1 / total;
+        for (int64_t at = 0; at < width; at += L) store<A, L>(s + at, part * load<A, L>(s + at));
+        return shift + log<A, L>(all<A, L>(total))[0];
+    }
+
+    // Some weights of a query, or what they are multiplied with, after dropout.
+    vec<A, L> drop(vec<A, L> some, int64_t query, int64_t head, int64_t key) const {
+        return keeper.keep(some, uint32_t(key), mix<uint32_t>(uint32_t(query * t.heads + head)));
+    }
+
+    void drop_weights(A *s, int64_t width, int64_t query, int64_t head) const {
+        for (int64_t at = 0; at < width; at += L)
+            store<A, L>(s + at, drop(load<A, L>(s + at), query, head, at));
+    }
+
+    // Of one block: its queries, and the scores of the keys that it may hear.
+    int64_t score(Scratch &w, int64_t example, int64_t head, int64_t first, int64_t rows,
+                  int64_t keys) const {
+        int64_t from = t.query_ptr[example] + first;
+        int64_t start = from * t.query_stride + head * t.query_head;
+        copy(t.query, start, t.query_stride, rows, t.dim, A(t.scale), w.query);
+        int64_t heard = t.causal && first + rows < keys ? first + rows : keys;
+        int64_t width = padded(heard);
+        multiply<A>({w.query, dim, 1}, w.key_turned, padded(keys), rows, t.dim, width, w.scores,
+                    width, false);
+        hide(example, first, rows, heard, width, w.scores);
+        return width;
+    }
+
+    void run_forward(Scratch &w, int64_t example, int64_t kv_head) const {
+        int64_t begin = t.key_ptr[example], keys = t.key_ptr[example + 1] - begin;
+        int64_t queries = t.query_ptr[example + 1] - t.query_ptr[example];
+        int64_t key_start = begin * t.key_stride + kv_head * t.key_head;
+        int64_t value_start = begin * t.value_stride + kv_head * t.value_head;
+        turn(t.key, key_start, t.key_stride, keys, t.dim, padded(keys), w.key_turned);
+        copy(t.value, value_start, t.value_stride, keys, t.value_dim, 1, w.value);
+        for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head)
+            for (int64_t first = 0; first < queries; first += BLOCK) {
+                int64_t rows = queries - first < BLOCK ? queries - first : BLOCK;
+                int64_t from = t.query_ptr[example] + first;
+                int64_t width = keys ? score(w, example, head, first, rows, keys) : 0;
+                int64_t heard = width < keys ? width : keys;
+                A *log_sum = static_cast<A *>(t.log_sum);
+                bool all_hear = true;
+                for (int64_t row = 0; row < rows; ++row) {
+                    A sum = keys ? weigh(w.scores + row * width, width) : Numbers<A>::infinity;
+                    if (log_sum) log_sum[(from + row) * t.heads + head] = sum;
+                    all_hear &= sum != Numbers<A>::infinity;
+                    if (t.dropout > 0) drop_weights(w.scores + row * width, width, from + row, head);
+                }
+                multiply<A>({w.scores, width, 1}, w.value, value_dim, rows, heard, value_dim, w.out,
+                            value_dim, false);
+                if (!all_hear) silence(w, rows, width);
+                int64_t stride = t.heads * t.value_dim;
+                write(w.out, rows, t.value_dim, 1, t.out, from * stride + head * t.value_dim, stride);
+            }
+    }
+
+    // Zeros for queries that hear nothing: weights of zero would let infinite values through.
+    void silence(const Scratch &w, int64_t rows, int64_t width) const {
+        for (int64_t row = 0; row < rows; ++row) {
+            bool any = false;
+            for (int64_t key = 0; key < width && !any; ++key) any = w.scores[row * width + key] != 0;
+            if (any) continue;
+            for (int64_t at = 0; at < value_dim; ++at) w.out[row * value_dim + at] = 0;
+        }
+    }
+
+    void run_backward(Scratch &w, int64_t example, int64_t kv_head) const {
+        int64_t begin = t.key_ptr[example], keys = t.key_ptr[example + 1] - begin;
+        int64_t queries = t.query_ptr[example + 1] - t.query_ptr[example];
+        int64_t key_start = begin * t.key_stride + kv_head * t.key_head;
+        int64_t value_start = begin * t.value_stride + kv_head * t.value_head;
+        turn(t.key, key_start, t.key_stride, keys, t.dim, padded(keys), w.key_turned);
+        turn(t.value, value_start, t.value_stride, keys, t.value_dim, padded(keys), w.value_turned);
+        copy(t.key, key_start, t.key_stride, keys, t.dim, 1, w.key);
+        memset(w.grad_key, 0, keys * dim * sizeof(A));
+        memset(w.grad_value, 0, keys * value_dim * sizeof(A));
+        for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head)
+            for (int64_t first = 0; first < queries; first += BLOCK) {
+                int64_t rows = queries - first < BLOCK ? queries - first : BLOCK;
+                add_block(w, example, head, first, rows, keys);
+            }
+        int64_t stride = t.kv_heads * t.dim;
+        write(w.grad_key, keys, t.dim, 1, t.grad_key, begin * stride + kv_head * t.dim, stride);
+        stride = t.kv_heads * t.value_dim;
+        write(w.grad_value, keys, t.value_dim, 1, t.grad_value,
+              begin * stride + kv_head * t.value_dim, stride);
+    }
+
+    void add_block(Scratch &w, int64_t example, int64_t head, int64_t first, int64_t rows,
+                   int64_t keys) const {
+        int64_t from = t.query_ptr[example] + first;
+        int64_t width = keys ? score(w, example, head, first, rows, keys) : 0;
+        int64_t heard = width < keys ? width : keys;
+        const A *log_sum = static_cast<const A *>(t.log_sum);
+        for (int64_t row = 0; row < rows; ++row) {
+            A sum = log_sum[(from + row) * t.heads + head], *s = w.scores + row * width;
+            for (int64_t at = 0; at < width; at += L)
+                store<A, L>(s + at, exp<A, L>(load<A, L>(s + at) - sum));
+        }
+        int64_t start = from * t.grad_stride + head * t.grad_head;
+        copy(t.grad_out, start, t.grad_stride, rows, t.value_dim, 1, w.grad_out);
+        multiply<A>({w.grad_out, value_dim, 1}, w.value_turned, padded(keys), rows, t.value_dim,
+                    width, w.grad_scores, width, false);
+        for (int64_t row = 0; row < rows; ++row) {
+            A *s = w.scores + row * width, *g = w.grad_scores + row * width;
+            vec<A, L> sum{};
+            for (int64_t at = 0; at < width; at += L) {
+                // What is not heard has no gradient, however large its value is.
+                vec<A, L> weight = load<A, L>(s + at), slope = load<A, L>(g + at);
+                slope = weight == 0 ? vec<A, L>{} : slope;
+                if (t.dropout > 0) slope = drop(slope, from + row, head, at);
+                store<A, L>(g + at, slope);
+                sum += weight * slope;
+            }
+            A mean = sum_lanes<A, L>(sum);
+            for (int64_t at = 0; at < width; at += L)
+                store<A, L>(g + at, load<A, L>(s + at) * (load<A, L>(g + at) - mean));
+            if (t.dropout > 0) drop_weights(s, width, from + row, head);
+        }
+        multiply<A>({w.scores, 1, width}, w.grad_out, value_dim, heard, rows, value_dim,
+                    w.grad_value, value_dim, true);
+        multiply<A>({w.grad_scores, 1, width}, w.query, dim, heard, rows, dim, w.grad_key, dim, true);
+        multiply<A>({w.grad_scores, width, 1}, w.key, dim, rows, heard, dim, w.out, dim, false);
+        int64_t stride = t.heads * t.dim;
+        write(w.out, rows, t.dim, A(t.scale), t.grad_query, from * stride + head * t.dim, stride);
+    }
+};
+
+template <class T> int run_tiles(const gf_tiles &t, Parallel parallel) {
+    using A = precise<T>;
+    Tiles<T> tiles(t);
+    Arena<A> counted(nullptr);
+    typename Tiles<T>::Scratch nothing(tiles, counted);
+    int64_t size = (counted.used() + 63) / 64 * 64, pairs = t.num_examples * t.kv_heads;
+    // Some pairs to a unit, so that they are worth handing out, and yet enough units for all.
+    int64_t each = pairs / (64 * t.threads) + 1, units = (pairs + each - 1) / each;
+    int64_t threads = t.threads < units ? t.threads : units;
+    Memory memory(threads * size * sizeof(A));
+    if (!memory) return GF_NO_MEMORY;
+    struct Context {
+        const Tiles<T> &tiles;
+        A *memory;
+        int64_t size, each, pairs;
+    } context{tiles, memory.get<A>(), size, each, pairs};
+    auto body = [](void *data, int64_t unit, int64_t worker) {
+        auto &c = *static_cast<Context *>(data);
+        Arena<A> arena(c.memory + worker * c.size);
+        typename Tiles<T>::Scratch scratch(c.tiles, arena);
+        int64_t heads = c.tiles.t.kv_heads, last = (unit + 1) * c.each;
+        for (int64_t pair = unit * c.each; pair < last && pair < c.pairs; ++pair)
+            if (c.tiles.backward()) c.tiles.run_backward(scratch, pair / heads, pair % heads);
+            else c.tiles.run_forward(scratch, pair / heads, pair % heads);
+    };
+    parallel(units, threads, body, &context);
+    return GF_OK;
+}
+
+}  // namespace
+}  // namespace graphformer
