@@ -17,27 +17,20 @@ from typing import Any
 
 import torch
 from timing import Demand, compare, in_fresh_process, peak_bytes, print_machine
-from torch import Tensor, nn
-from translation_peers import Padded, TorchTranslator, make_marian, search, search_marian
+from torch import Tensor
+from translation_decoding import decoding
+from translation_peers import TorchTranslator
+from translation_text import DTYPES, SIZE, VOCABULARY, padded, read_pairs
 
-from graphformer import sequences
-from graphformer.data.vocabulary import END, START, train_bpe
-from graphformer.models.decode import beam_search
-from graphformer.models.sequence import Size, Transformer
+from graphformer.models.sequence import Transformer
 from graphformer.tasks.batches import BatchOrder
 from graphformer.tasks.cross_entropy import summed_cross_entropy
 from graphformer.tasks.optimizers import fused_optimizer
-from graphformer.tasks.translation.corpus import EncodedPair, PairBatch, collate, encode_pairs
-from graphformer.tasks.translation.decoding import cut
+from graphformer.tasks.translation.corpus import EncodedPair, PairBatch, collate
 
-VOCABULARY, BATCH_TOKENS, BEAM = 10_000, 4096, 5
-SIZE = Size(dim=128, heads=4, layers=4, hidden=256, dropout=0.3)
-# Batches of a round of training; synthetic sentences that are decoded.
-STEPS, TEST = 6, 1000
-# Sentences of like length that are decoded to one length; groups of them for what is slowest; and
-# sentences that a peer decodes at once, of which the faster counts.
-GROUP, FEW, AT_ONCE = 50, (6, 14), (50, 100)
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+BATCH_TOKENS = 4096
+# Batches of a round of training.
+STEPS = 6
 
 
 def main() -> None:
@@ -60,56 +53,6 @@ def main() -> None:
     print("\nDemands")
     for demand in demands:
         print(f"  {demand}")
-
-
-# ---- sentences ----
-
-
-def read_pairs(folder: Path | None) -> tuple[list[EncodedPair], list[EncodedPair]]:
-    """Pairs to train on and to test with."""
-    if folder is None:
-        print("synthetic sentences, as long as those of Multi30k")
-        return synthetic(8000, seed=0), synthetic(TEST, seed=1)
-    names = [folder / "tok" / f"{part}.lc.norm.tok" for part in ("train", "test_2016_flickr")]
-    texts = [
-        [
-            file.with_name(f"{file.name}.{language}").read_text("utf-8").splitlines()
-            for language in ("en", "de")
-        ]
-        for file in names
-    ]
-    tokenizer = train_bpe([line for side in texts[0] for line in side], VOCABULARY)
-    train, test = (encode_pairs(tokenizer, list(zip(*sides, strict=True))) for sides in texts)
-    print(f"Multi30k, {len(train):,} pairs, joint BPE of {tokenizer.get_vocab_size():,}")
-    return train[:8000], test
-
-
-def synthetic(count: int, seed: int) -> list[EncodedPair]:
-    generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randn(count, generator=generator).mul(4.5).add(15).round().clamp(5, 45)
-    more = torch.randn(count, generator=generator).mul(2).round()
-    pairs = []
-    for length, other in zip(
-        lengths.long().tolist(), (lengths + more).clamp(5).long().tolist(), strict=True
-    ):
-        source, target = (
-            torch.randint(4, VOCABULARY, (size,), generator=generator) for size in (length, other)
-        )
-        ends = torch.tensor([END])
-        pairs.append(
-            EncodedPair(torch.cat([source, ends]), torch.cat([torch.tensor([START]), target, ends]))
-        )
-    return pairs
-
-
-def padded(pairs: list[EncodedPair]) -> Padded:
-    source = nn.utils.rnn.pad_sequence([pair.source for pair in pairs], batch_first=True)
-    target = nn.utils.rnn.pad_sequence([pair.target[:-1] for pair in pairs], batch_first=True)
-    following = torch.cat([pair.target[1:] for pair in pairs])
-    return Padded(source, target, following, source == 0, target != 0)
-
-
-# ---- training ----
 
 
 def training(pairs: list[EncodedPair], rounds: int) -> list[Demand]:
@@ -214,96 +157,6 @@ def memory_of_step(
 def resident_bytes() -> int:
     status = Path("/proc/self/status").read_text("utf-8")
     return 1024 * int(status.partition("VmRSS:")[2].split()[0])
-
-
-# ---- decoding ----
-
-
-def decoding(pairs: list[EncodedPair], rounds: int) -> list[Demand]:
-    """Seconds to decode the test set with a beam, to lengths that are the same for all."""
-    sources = sorted((pair.source for pair in pairs), key=len)
-    lengths = [len(source) for source in sources]
-    # Sentences of a group end together, so that no peer waits for a single long one.
-    starts = [at - at % GROUP for at in range(len(lengths))]
-    limits = [max(lengths[start : start + GROUP]) for start in starts]
-    every = list(range(len(sources)))
-    few = [at for at in every if at // GROUP in FEW]
-    ours = Transformer(VOCABULARY, SIZE).eval()
-    demands = []
-    torch_model = TorchTranslator(VOCABULARY, SIZE).eval()
-    runs = {
-        f"nn.Transformer, no cache, {size} at once": by_peer(
-            search, torch_model, sources, limits, few, size
-        )
-        for size in AT_ONCE[:1]
-    }
-    runs["graphformer"] = by_us(ours, sources, limits, few)
-    title = f"decoding, {len(few)} sentences, beam {BEAM}, float32"
-    *peers, own = compare(title, runs, 1).values()
-    demands.append(
-        Demand("decoding, time over nn.Transformer's without a cache", own / min(peers), 1 / 10)
-    )
-    try:
-        marian = make_marian(VOCABULARY, SIZE)
-    except ImportError as error:
-        print(f"\nHugging Face's Marian is left out: {error}; pip install transformers")
-        return demands
-    runs = {
-        f"Marian, with its cache, {size} at once": by_peer(
-            search_marian, marian, sources, limits, every, size
-        )
-        for size in AT_ONCE
-    }
-    runs["graphformer"] = by_us(ours, sources, limits, every)
-    title = f"decoding, {len(every)} sentences, beam {BEAM}, float32"
-    *peers, own = compare(title, runs, rounds).values()
-    print(
-        f"  sentences a second: Marian {len(every) / min(peers):.1f}, ours {len(every) / own:.1f}"
-    )
-    demands.append(Demand("decoding, time over Marian's", own / min(peers), 1 / 3))
-    return demands
-
-
-def by_us(
-    model: Transformer, sources: list[Tensor], limits: list[int], which: list[int]
-) -> Callable[[], None]:
-    """Batches as `graphformer translate predict` cuts them."""
-    batches = cut(which, [len(source) for source in sources])
-
-    def run() -> None:
-        for batch in batches:
-            found = beam_search(
-                model,
-                sequences([sources[at] for at in batch]),
-                begin=START,
-                end=-1,
-                beam=BEAM,
-                max_length=torch.tensor([limits[at] for at in batch]),
-            )
-            assert [len(each[0].ids) for each in found] == [limits[at] for at in batch]
-
-    return run
-
-
-def by_peer(
-    decode: Callable[..., Tensor],
-    model: Any,
-    sources: list[Tensor],
-    limits: list[int],
-    which: list[int],
-    at_once: int,
-) -> Callable[[], None]:
-    """Sentences of like length together; those of a batch go on to the longest of them."""
-    batches = [which[start : start + at_once] for start in range(0, len(which), at_once)]
-
-    def run() -> None:
-        for batch in batches:
-            source = nn.utils.rnn.pad_sequence([sources[at] for at in batch], batch_first=True)
-            length = max(limits[at] for at in batch)
-            found = decode(model, source, source == 0, BEAM, length)
-            assert found.shape[1] == length + 1
-
-    return run
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from graphformer.tasks.translation.alignment import align_words
 from graphformer.tasks.translation.attending import Attending
 from graphformer.tasks.translation.bootstrap import resample
 from graphformer.tasks.translation.corpus import read_corpus
+from graphformer.tasks.translation.decoding import best_of
 from graphformer.tasks.translation.kept_vocabulary import KeptVocabulary
 from graphformer.tasks.translation.lines import Lines
 from graphformer.tasks.translation.plots import plot_alignment as plot
@@ -204,4 +205,4 @@ def score(
 def translate_known(translator: Translator, lines: list[str], search: Search) -> list[str]:
     """The translation of each line; warns once of characters that training never showed."""
     warn_of(translator.unknown_characters(lines))
-    return translator.translate(lines, search.beam, search.length_penalty)
+    return best_of(translator, lines, search)

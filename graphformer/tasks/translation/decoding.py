@@ -11,7 +11,7 @@ import torch
 from graphformer.data.vocabulary import END, START
 from graphformer.models.decode import Hypothesis, beam_search, greedy, sample
 from graphformer.tasks.translation.corpus import encode_sources
-from graphformer.tasks.translation.settings import Search
+from graphformer.tasks.translation.settings import Precision, Search
 from graphformer.tasks.translation.wanted import Wanted
 from graphformer.tokens import Tokens, sequences
 
@@ -62,7 +62,7 @@ def find(
     )
     if report is not None:
         report(len(lines) - len(by_length))
-    with evaluating(translator):
+    with evaluating(translator, search.decoding_precision):
         for chosen in cut(by_length, lengths):
             tokens = sequences([sources[index] for index in chosen])
             numbers = [first + index for index in chosen]
@@ -77,6 +77,11 @@ def find(
             if report is not None:
                 report(len(chosen))
     return found
+
+
+def best_of(translator: Translator, lines: list[str], search: Search) -> list[str]:
+    """The best translation of each line; an empty line stays empty."""
+    return [each[0].text for each in find(translator, lines, search)]
 
 
 def decode(
@@ -116,13 +121,14 @@ def decode(
 
 
 @contextmanager
-def evaluating(translator: Translator) -> Iterator[None]:
+def evaluating(translator: Translator, precision: Precision = "32-true") -> Iterator[None]:
     """In the block the model of a translator computes without dropout and without gradients."""
     model = translator.model
-    was_training = model.training
+    was_training, device = model.training, model.output_weight.device.type
     model.eval()
+    low = precision == "bf16-mixed"
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=low):
             yield
     finally:
         model.train(was_training)

@@ -18,6 +18,7 @@ from graphformer.tasks.settings import check_least, check_positive, check_probab
 from graphformer.tasks.translation.text import Pieces, Reading
 from graphformer.tasks.translation.training import PLAIN, Tested, Updates, Weights
 
+Precision = Literal["32-true", "bf16-mixed"]
 LIMITS = ("minutes", "epochs", "steps")
 
 # Found to suit the embedded dates, and sentences; of the latter the precision is the device's.
@@ -94,10 +95,13 @@ class Search:
             token each time.
         length_penalty: power of the length that a log-probability is divided by: at 0 short
             translations are favored.
+        decoding_precision: 32-true, or bf16-mixed, which is faster where the device multiplies
+            bfloat16 fast, and finds another translation now and then.
     """
 
     beam: int = 5
     length_penalty: float = 1.0
+    decoding_precision: Precision = "32-true"
 
     def __post_init__(self) -> None:
         check_least(self, beam=1)
@@ -130,7 +134,7 @@ class Training(Updates, Weights, Pieces):
     warmup: float | None = None
     label_smoothing: float | None = None
     vocabulary: int | None = None
-    precision: Literal["32-true", "bf16-mixed"] | None = None
+    precision: Precision | None = None
 
     def __post_init__(self) -> None:
         Updates.__post_init__(self)

@@ -28,6 +28,7 @@ from graphformer.tasks.translation.corpus import (
     lengths_of,
     make_loader,
 )
+from graphformer.tasks.translation.decoding import best_of
 from graphformer.tasks.translation.examples import TrainingText, read_training
 from graphformer.tasks.translation.kept import KeptWeights, describe
 from graphformer.tasks.translation.learner import TranslationLearner
@@ -72,7 +73,7 @@ class Task:
         """
         self._load()
         shortest = min((source for source, _ in self._training.pairs), key=len)
-        self._translator().translate([shortest], self.search.beam, self.search.length_penalty)
+        best_of(self._translator(), [shortest], self.search)
 
     def perform(self, run: Run) -> dict[str, float]:
         """One training with its test; leaves everything in `run.out`."""
@@ -116,7 +117,7 @@ class Task:
         """The quality of the translated test set, printed with samples; kept in `out`."""
         sources, references = map(list, zip(*self.text.test, strict=True))
         start = time.monotonic()
-        found = translator.translate(sources, self.search.beam, self.search.length_penalty)
+        found = best_of(translator, sources, self.search)
         quality = measure(found, references, self.tokenize)
         write_text(out / HYPOTHESES, "\n".join(found) + "\n")
         print(show_samples(sources, found, references))

@@ -1,0 +1,121 @@
+"""Decoding with a beam: ours, torch's without a cache, and Marian with its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timing import Demand, compare
+from torch import Tensor, nn
+from translation_peers import TorchTranslator, make_marian, search, search_marian
+from translation_text import DTYPES, SIZE, VOCABULARY
+
+from graphformer import sequences
+from graphformer.data.vocabulary import START
+from graphformer.models.decode import beam_search
+from graphformer.models.sequence import Transformer
+from graphformer.tasks.translation.corpus import EncodedPair
+from graphformer.tasks.translation.decoding import cut
+
+BEAM = 5
+# Sentences of like length that are decoded to one length; groups of them for what is slowest; and
+# sentences that a peer decodes at once, of which the faster counts.
+GROUP, FEW, AT_ONCE = 50, (6, 14), (50, 100)
+
+
+def decoding(pairs: list[EncodedPair], rounds: int) -> list[Demand]:
+    """Seconds to decode the test set with a beam, to lengths that are the same for all."""
+    sources = sorted((pair.source for pair in pairs), key=len)
+    lengths = [len(source) for source in sources]
+    # Sentences of a group end together, so that no peer waits for a single long one.
+    starts = [at - at % GROUP for at in range(len(lengths))]
+    limits = [max(lengths[start : start + GROUP]) for start in starts]
+    every = list(range(len(sources)))
+    few = [at for at in every if at // GROUP in FEW]
+    ours = Transformer(VOCABULARY, SIZE).eval()
+    torch_model = TorchTranslator(VOCABULARY, SIZE).eval()
+    try:
+        marian = make_marian(VOCABULARY, SIZE)
+    except ImportError as error:
+        print(f"\nHugging Face's Marian is left out: {error}; pip install transformers")
+        marian = None
+    demands = []
+    for name, dtype in DTYPES.items():
+        run = by_peer(search, torch_model, sources, limits, few, AT_ONCE[0])
+        runs = {
+            f"nn.Transformer, no cache, {AT_ONCE[0]} at once": cast(run, dtype),
+            "graphformer": cast(by_us(ours, sources, limits, few), dtype),
+        }
+        title = f"decoding, {len(few)} sentences, beam {BEAM}, {name}"
+        peer, own = compare(title, runs, 1).values()
+        demands.append(
+            Demand(f"decoding, {name}, time over nn.Transformer's uncached", own / peer, 1 / 10)
+        )
+        if marian is None:
+            continue
+        runs = {
+            f"Marian, with its cache, {size} at once": cast(
+                by_peer(search_marian, marian, sources, limits, every, size), dtype
+            )
+            for size in AT_ONCE
+        }
+        runs["graphformer"] = cast(by_us(ours, sources, limits, every), dtype)
+        title = f"decoding, {len(every)} sentences, beam {BEAM}, {name}"
+        *peers, own = compare(title, runs, rounds).values()
+        rates = len(every) / min(peers), len(every) / own
+        print(f"  sentences a second: Marian {rates[0]:.1f}, ours {rates[1]:.1f}")
+        demands.append(Demand(f"decoding, {name}, time over Marian's", own / min(peers), 1 / 3))
+    return demands
+
+
+def cast(run: Callable[[], None], dtype: torch.dtype) -> Callable[[], None]:
+    """`run` under autocast to this dtype, or as it is."""
+
+    def run_cast() -> None:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            run()
+
+    return run_cast
+
+
+def by_us(
+    model: Transformer, sources: list[Tensor], limits: list[int], which: list[int]
+) -> Callable[[], None]:
+    """Batches as `graphformer translate predict` cuts them."""
+    batches = cut(which, [len(source) for source in sources])
+
+    def run() -> None:
+        for batch in batches:
+            found = beam_search(
+                model,
+                sequences([sources[at] for at in batch]),
+                begin=START,
+                end=-1,
+                beam=BEAM,
+                max_length=torch.tensor([limits[at] for at in batch]),
+            )
+            assert [len(each[0].ids) for each in found] == [limits[at] for at in batch]
+
+    return run
+
+
+def by_peer(
+    decode: Callable[..., Tensor],
+    model: Any,
+    sources: list[Tensor],
+    limits: list[int],
+    which: list[int],
+    at_once: int,
+) -> Callable[[], None]:
+    """Sentences of like length together; those of a batch go on to the longest of them."""
+    batches = [which[start : start + at_once] for start in range(0, len(which), at_once)]
+
+    def run() -> None:
+        for batch in batches:
+            source = nn.utils.rnn.pad_sequence([sources[at] for at in batch], batch_first=True)
+            length = max(limits[at] for at in batch)
+            found = decode(model, source, source == 0, BEAM, length)
+            assert found.shape[1] == length + 1
+
+    return run
