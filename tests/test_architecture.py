@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (
-    {"layout", "dropout", "files", "machine"},
+    {"layout", "files", "machine"},
     {"topology", "tokens", "edge_data"},
     {"graph", "drawing", "padding", "rectangle"},
     {"scores", "positions"},

@@ -11,8 +11,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import grad, jvp
 
 from graphformer.backends import kernels
-from graphformer.dropout import drop, has_kernel
 from graphformer.layers import Dropout
+from graphformer.layers.dropout import drop, has_kernel
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 pytestmark = pytest.mark.skipif(

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from graphformer.dropout import Dropout
 from graphformer.graph import TokenGraph
 from graphformer.layers.cache import Cache
+from graphformer.layers.dropout import Dropout
 
 
 class Block(nn.Module):

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphformer.dropout import Dropout
 from graphformer.graph import TokenGraph
 from graphformer.layers.cache import Cache
+from graphformer.layers.dropout import Dropout
 from graphformer.layout import Layout
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphformer.dropout import Dropout
+from graphformer.layers.dropout import Dropout
 from graphformer.positions import Learned, sinusoidal
 from graphformer.tokens import Tokens
 

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphformer.dropout import Dropout
 from graphformer.graph import TokenGraph
 from graphformer.layers import Attention, Block, FeedForward, GraphConvolution
+from graphformer.layers.dropout import Dropout
 from graphformer.models.graph_network import Frame, GraphNetwork, Norm, values_of
 from graphformer.scores import Additive, Mean, Score, SymmetricDegree
 from graphformer.tokens import Tokens

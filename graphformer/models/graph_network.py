@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphformer.dropout import Dropout
 from graphformer.graph import TokenGraph
 from graphformer.layers import Block
+from graphformer.layers.dropout import Dropout
 from graphformer.tokens import Tokens
 
 Norm = Callable[[int], nn.Module]

@@ -11,9 +11,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from graphformer.attend import attend
 from graphformer.backends import Attended
-from graphformer.dropout import Dropout
 from graphformer.graph import TokenGraph
 from graphformer.layers.cache import Cache, Parts, sequences_per_source
+from graphformer.layers.dropout import Dropout
 from graphformer.models.packing import time_major
 from graphformer.models.pretrained import Pretrained
 from graphformer.models.settings import described
