@@ -182,7 +182,8 @@ def attend_on(graph: TokenGraph, like: Tensor, training: bool) -> tuple[str, Att
     """`attend` on a graph that is planned for tensors like this one, and how it goes about it."""
     heads, dim = like.shape[1:]
     made = plan(graph, heads=heads, dim=dim, dtype=like.dtype, training=training, backend="dense")
-    way = {"sdpa": "SDPA", "matmul": "batched matrix products"}[dense.chosen_executor(made.request)]
+    ways = {"sdpa": "SDPA", "matmul": "batched matrix products", "tiles": "its own kernel"}
+    way = ways[str(dense.chosen_executor(made.request))]
 
     def run(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return attend(query, key, value, graph, backend="dense")

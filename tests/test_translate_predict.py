@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from graphformer.data.vocabulary import train_bpe
 from graphformer.models.recurrent import AttentionalLSTM
@@ -66,6 +67,29 @@ def test_n_best_are_written_a_line_each(folder: Path, source: Path, tmp_path: Pa
     assert best == translate.predict(folder, input_file=source, search=search)
     with pytest.raises(ValueError, match="n_best is 4, and a beam of 3 finds 3: write --beam 4"):
         translate.predict(folder, text="eins", search=search, wanted=Wanted(n_best=4))
+
+
+def test_decoding_in_bfloat16_computes_in_it(
+    translator: Translator, folder: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[torch.dtype] = set()
+    logits = Transformer.logits
+
+    def watched(self: Transformer, hidden: Tensor) -> Tensor:
+        out = logits(self, hidden)
+        seen.add(out.dtype)
+        return out
+
+    monkeypatch.setattr(Transformer, "logits", watched)
+    precisely = translator.translate(["eins zwei"], beam=3)
+    assert seen == {torch.float32}
+    seen.clear()
+    found = translate.predict(
+        folder, input_file=source, search=Search(beam=3, decoding_precision="bf16-mixed")
+    )
+    assert seen == {torch.bfloat16}
+    assert len(found) == len(SOURCES)
+    assert translator.translate(["eins zwei"], beam=3) == precisely
 
 
 def test_samples_depend_on_seed_and_line_alone(

@@ -40,8 +40,8 @@ template <class T> struct Tiles {
 
     // What a worker computes in.
     struct Scratch {
-        A *query, *key_turned, *scores, *out, *value;
-        A *key = nullptr, *value_turned = nullptr, *grad_out = nullptr, *grad_scores = nullptr;
+        A *query, *key_turned, *scores, *out, *value, *key;
+        A *value_turned = nullptr, *grad_out = nullptr, *grad_scores = nullptr;
         A *grad_key = nullptr, *grad_value = nullptr;
 
         Scratch(const Tiles &p, Arena<A> &arena) {
@@ -51,8 +51,8 @@ template <class T> struct Tiles {
             scores = arena.take(BLOCK * longer);
             out = arena.take(BLOCK * (p.dim > p.value_dim ? p.dim : p.value_dim));
             value = arena.take(keys * p.value_dim);
-            if (!p.backward()) return;
             key = arena.take(keys * p.dim);
+            if (!p.backward()) return;
             value_turned = arena.take(p.value_dim * longer);
             grad_out = arena.take(BLOCK * p.value_dim);
             grad_scores = arena.take(BLOCK * longer);
@@ -186,9 +186,62 @@ template <class T> struct Tiles {
         return width;
     }
 
+    // Few queries stand in the lanes, a decoder's for one: then they are turned, and not the keys.
+    void run_few(Scratch &w, int64_t example, int64_t kv_head, int64_t queries, int64_t keys) const {
+        int64_t begin = t.key_ptr[example], from = t.query_ptr[example];
+        copy(t.key, begin * t.key_stride + kv_head * t.key_head, t.key_stride, keys, t.dim, 1, w.key);
+        copy(t.value, begin * t.value_stride + kv_head * t.value_head, t.value_stride, keys,
+             t.value_dim, 1, w.value);
+        for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+            int64_t start = from * t.query_stride + head * t.query_head;
+            turn(t.query, start, t.query_stride, queries, t.dim, L, w.key_turned);
+            multiply<A>({w.key, dim, 1}, w.key_turned, L, keys, t.dim, L, w.scores, L, false);
+            vec<A, L> log_sums = weigh_lanes(w.scores, example, queries, keys);
+            multiply<A>({w.scores, 1, L}, w.value, value_dim, queries, keys, value_dim, w.out,
+                        value_dim, false);
+            for (int64_t row = 0; row < queries; ++row) {
+                if (t.log_sum) static_cast<A *>(t.log_sum)[(from + row) * t.heads + head] = log_sums[row];
+                if (log_sums[row] != Numbers<A>::infinity) continue;
+                for (int64_t at = 0; at < value_dim; ++at) w.out[row * value_dim + at] = 0;
+            }
+            int64_t stride = t.heads * t.value_dim;
+            write(w.out, queries, t.value_dim, 1, t.out, from * stride + head * t.value_dim, stride);
+        }
+    }
+
+    // Weights in place of products, a query a lane; returns the log-sum-exps.
+    vec<A, L> weigh_lanes(A *products, int64_t example, int64_t queries, int64_t keys) const {
+        vec<A, L> low = all<A, L>(-Numbers<A>::infinity), shift = low, sum{};
+        bool hides = t.causal || t.mask;
+        for (int64_t key = 0; key < keys; ++key) {
+            vec<A, L> s = A(t.scale) * load<A, L>(products + key * L);
+            for (int64_t row = 0; hides && row < queries; ++row)
+                if (!hears(example, row, key)) s[row] = -Numbers<A>::infinity;
+            store<A, L>(products + key * L, s);
+            shift = larger(s, shift);
+        }
+        mask<A, L> any = shift > low;
+        for (int64_t key = 0; key < keys; ++key) {
+            vec<A, L> s = load<A, L>(products + key * L);
+            s = any ? exp<A, L>(s - shift) : vec<A, L>{};
+            store<A, L>(products + key * L, s);
+            sum += s;
+        }
+        vec<A, L> part = any ? A(1) / sum : vec<A, L>{};
+        for (int64_t key = 0; key < keys; ++key)
+            store<A, L>(products + key * L, part * load<A, L>(products + key * L));
+        return any ? shift + log<A, L>(sum) : all<A, L>(Numbers<A>::infinity);
+    }
+
+    bool hears(int64_t example, int64_t row, int64_t key) const {
+        if (t.causal) return key <= row;
+        return !t.mask || t.mask[example * t.mask_example + row * t.mask_row + key];
+    }
+
     void run_forward(Scratch &w, int64_t example, int64_t kv_head) const {
         int64_t begin = t.key_ptr[example], keys = t.key_ptr[example + 1] - begin;
         int64_t queries = t.query_ptr[example + 1] - t.query_ptr[example];
+        if (queries <= L && t.dropout == 0) return run_few(w, example, kv_head, queries, keys);
         int64_t key_start = begin * t.key_stride + kv_head * t.key_head;
         int64_t value_start = begin * t.value_stride + kv_head * t.value_head;
         turn(t.key, key_start, t.key_stride, keys, t.dim, padded(keys), w.key_turned);
