@@ -195,6 +195,9 @@ template <class T> struct Tiles {
         for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
             int64_t start = from * t.query_stride + head * t.query_head;
             turn(t.query, start, t.query_stride, queries, t.dim, L, w.key_turned);
+            // In front of the product, so that the backward, which does so too, has the same bits.
+            for (int64_t d = 0; d < t.dim; ++d)
+                store<A, L>(w.key_turned + d * L, A(t.scale) * load<A, L>(w.key_turned + d * L));
             multiply<A>({w.key, dim, 1}, w.key_turned, L, keys, t.dim, L, w.scores, L, false);
             vec<A, L> log_sums = weigh_lanes(w.scores, example, queries, keys);
             multiply<A>({w.scores, 1, L}, w.value, value_dim, queries, keys, value_dim, w.out,
@@ -209,27 +212,27 @@ template <class T> struct Tiles {
         }
     }
 
-    // Weights in place of products, a query a lane; returns the log-sum-exps.
-    vec<A, L> weigh_lanes(A *products, int64_t example, int64_t queries, int64_t keys) const {
+    // Weights in place of scores, a query a lane; returns the log-sum-exps.
+    vec<A, L> weigh_lanes(A *scores, int64_t example, int64_t queries, int64_t keys) const {
         vec<A, L> low = all<A, L>(-Numbers<A>::infinity), shift = low, sum{};
         bool hides = t.causal || t.mask;
         for (int64_t key = 0; key < keys; ++key) {
-            vec<A, L> s = A(t.scale) * load<A, L>(products + key * L);
+            vec<A, L> s = load<A, L>(scores + key * L);
             for (int64_t row = 0; hides && row < queries; ++row)
                 if (!hears(example, row, key)) s[row] = -Numbers<A>::infinity;
-            store<A, L>(products + key * L, s);
+            store<A, L>(scores + key * L, s);
             shift = larger(s, shift);
         }
         mask<A, L> any = shift > low;
         for (int64_t key = 0; key < keys; ++key) {
-            vec<A, L> s = load<A, L>(products + key * L);
+            vec<A, L> s = load<A, L>(scores + key * L);
             s = any ? exp<A, L>(s - shift) : vec<A, L>{};
-            store<A, L>(products + key * L, s);
+            store<A, L>(scores + key * L, s);
             sum += s;
         }
         vec<A, L> part = any ? A(1) / sum : vec<A, L>{};
         for (int64_t key = 0; key < keys; ++key)
-            store<A, L>(products + key * L, part * load<A, L>(products + key * L));
+            store<A, L>(scores + key * L, part * load<A, L>(scores + key * L));
         return any ? shift + log<A, L>(sum) : all<A, L>(Numbers<A>::infinity);
     }
 
