@@ -121,7 +121,7 @@ def train(folder: Path, words: list[str]) -> None:
 
 def describe(name: str, folder: Path, text: TextSplits, told: dict[str, Any]) -> Row:
     """The row of a variant that was trained."""
-    search, tokenize = told["search"], told["scoring"].tokenize
+    search, tokenize = told["search"], told["scoring"].finds_words(told["corpus"])
     translator = Translator.from_pretrained(folder)
     sources, references = map(list, zip(*text.validation, strict=True))
     start = time.perf_counter()

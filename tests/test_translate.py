@@ -18,13 +18,12 @@ from graphformer.data.text_lines import split_lines
 from graphformer.tasks import translate
 from graphformer.tasks.settings import Job
 from graphformer.tasks.translate import SEARCH, Search
-from graphformer.tasks.translation.attending import Attending, Cross, Decoder, Encoder
+from graphformer.tasks.translation.attending import Attending
 from graphformer.tasks.translation.corpus import (
     collate,
     encode_pairs,
     make_vocabulary,
     read_corpus,
-    split,
 )
 from graphformer.tasks.translation.decoding import cut
 from graphformer.tasks.translation.scores import measure
@@ -203,41 +202,6 @@ def test_seeds_are_repetitions(corpus: Corpus, tmp_path: Path) -> None:
     assert loss["std"] > 0
 
 
-@pytest.mark.parametrize(
-    "attending",
-    [
-        Attending(
-            encoder=Encoder("window(8) | global_tokens(1)"),
-            decoder=Decoder("window(4) | global_tokens(1)"),
-        ),
-        Attending(positions="none", encoder=Encoder(score=ROTARY), decoder=Decoder(score=ROTARY)),
-        Attending(decoder=Decoder(score="DotProduct() + ALiBi(2)"), positions="none"),
-        Attending(
-            encoder=Encoder(score="Gaussian()", feed_forward="convolution(3)"),
-            decoder=Decoder(feed_forward="convolution(2)"),
-            cross=Cross("Cosine(2)"),
-        ),
-        Attending("lstm"),
-        Attending("lstm", cross=Cross("DotProduct()")),
-    ],
-    ids=["topologies", "rotary", "alibi", "convolutions", "lstm", "lstm of products"],
-)
-def test_attention_is_a_setting(attending: Attending, corpus: Corpus, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    short = Training(steps=3, batch_tokens=400, vocabulary=0)
-    fit(corpus, out, training=short, attending=attending, search=Search(beam=1))
-    kept = yaml.safe_load((out / "settings.yaml").read_text("utf-8"))
-    assert kept["encoder.score"] == attending.encoder.score
-    assert kept["cross.score"] is not None, "what was left out is said"
-    loaded = Translator.from_pretrained(str(out))
-    made = attending.completed(SMALL.size).make_model(loaded.tokenizer.get_vocab_size(), SMALL.size)
-    assert type(loaded.model) is type(made)
-    assert loaded.model.settings == made.settings
-    lines = [source for source, _ in read_corpus(corpus).test]
-    found = (out / HYPOTHESES).read_text("utf-8").removesuffix("\n").split("\n")
-    assert loaded.translate(lines, beam=1) == found
-
-
 def test_own_text_is_split_without_overlap(corpus: Corpus) -> None:
     parts = read_corpus(corpus)
     sources = [{source for source, _ in part} for part in parts[1:]]
@@ -282,72 +246,6 @@ def test_a_run_is_resumed_with_its_own_settings(corpus: Corpus, tmp_path: Path) 
         fit(corpus, out, training=short, shape=wider, job=Job(out, resume=True))
     with pytest.raises(ValueError, match="has the checkpoints of a run: resume it"):
         fit(corpus, out, training=short)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (Corpus(source_file=Path("a.de")), "there is --source_file and no --target_file"),
-        (Corpus(target_file=Path("a.en")), "there is --target_file and no --source_file"),
-        (
-            Corpus(data="multi30k", source_file=Path("a.de"), target_file=Path("a.en")),
-            "there are both --data multi30k and files of your own .* leave one of them out",
-        ),
-        (Corpus(data="multi30k"), "--data multi30k needs --data_dir"),
-    ],
-)
-def test_corpora_refuse(given: Corpus, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        read_corpus(given)
-
-
-def test_own_text_needs_three_sentences() -> None:
-    with pytest.raises(ValueError, match=r"2 different source sentences: .* at least 3"):
-        split([("a", "b"), ("c", "d")], "files")
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"attending": Attending(encoder=Encoder("windows(3)"))}, "unknown name 'windows'"),
-        ({"attending": Attending(decoder=Decoder("expander(3)"))}, "a decoder cannot go on by"),
-        ({"attending": Attending(decoder=Decoder(score="Dot()"))}, "unknown name 'Dot'"),
-        (
-            {"attending": Attending(encoder=Encoder(score="DotProduct() + ALiBi(8)"))},
-            r"encoder\.score has ALiBi\(8\), which .* ALiBi\(2\), or heads=8",
-        ),
-        ({"attending": Attending(cross=Cross("Cosine(3)"))}, r"cross\.score has Cosine\(3\)"),
-        ({"attending": Attending(encoder=Encoder('edges("a")'))}, "the data have no edges: leave"),
-        (
-            {"attending": Attending(encoder=Encoder(feed_forward="convolution(2)"))},
-            r"encoder\.feed_forward: ConvFeedForward got kernel=2",
-        ),
-        (
-            {"attending": Attending(decoder=Decoder(feed_forward="conv(3)"))},
-            r"decoder\.feed_forward: unknown feed_forward 'conv\(3\)': write 'linear\(\)'",
-        ),
-        (
-            {"attending": Attending("lstm", encoder=Encoder("window(3)"))},
-            r"encoder\.topology is window\(3\), and an LSTM reads .*: leave it out",
-        ),
-        ({"attending": Attending("lstm", positions="none")}, "positions is none, and an LSTM"),
-        (
-            {
-                "attending": Attending("lstm"),
-                "shape": Shape(dim=16, heads=1, layers=1, hidden=7, dropout=0.0),
-            },
-            "hidden is 7, which both directions of an LSTM share: write an even number",
-        ),
-        ({"shape": Shape(dim=15, heads=2, layers=1, hidden=8)}, "dim is 15, .* as 14 or 16"),
-        ({"training": Training(steps=1, vocabulary=0, batch_tokens=3)}, "batch_tokens is 3, and"),
-    ],
-)
-def test_fit_refuses_before_it_writes(
-    changed: dict[str, Any], message: str, corpus: Corpus, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        fit(corpus, tmp_path / "run", **changed)
-    assert not (tmp_path / "run").exists()
 
 
 def test_unknown_characters_are_warned_of_once(corpus: Corpus, tmp_path: Path) -> None:
@@ -412,26 +310,6 @@ def test_prediction_refuses(corpus: Corpus, tmp_path: Path) -> None:
         measure(["a"], ["a", "b"])
     with pytest.raises(ValueError, match="there is no translation to score"):
         measure([], [])
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Search(beam=0), "beam is 0: write a number of at least 1"),
-        (lambda: Shape(layers=0), "layers is 0: write a number of at least 1"),
-        (lambda: Shape(dropout=1.0), "dropout is 1.0: write a probability"),
-        (lambda: Training(batch_tokens=0), "batch_tokens is 0: write a number of at least 1"),
-        (lambda: Training(label_smoothing=2.0), "label_smoothing is 2.0: write a probability"),
-        (lambda: Training(learning_rate=0.0), "learning_rate is 0.0: write a number above 0"),
-        (lambda: Training(warmup=1.0), "warmup is 1.0: write a probability"),
-        (lambda: Training(minutes=-1.0), "minutes is -1.0: write a number above 0"),
-        (lambda: Training(steps=0), "steps is 0: write a number of at least 1"),
-        (lambda: Training(vocabulary=100), "vocabulary is 100: write at least 260 pieces of words"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(make: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make()
 
 
 def test_lines_of_the_standard_input_end_at_newlines_alone() -> None:

@@ -41,7 +41,6 @@ from graphformer.tasks.translation.settings import (
     Training,
     complete_settings,
 )
-from graphformer.tasks.translation.training import Devices
 from graphformer.tasks.translation.translator import Translator
 
 __all__ = ["corpus"]
@@ -371,70 +370,3 @@ def test_the_command_trains_on_two_devices_as_on_one_with_twice_the_batches(
     for name in ("steps", "train_loss", "validation_loss"):
         assert figures[name] == pytest.approx(expected[name], rel=1e-4)
     assert done.stdout.count("test set of") == 1, "one process tests"
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Training(accumulate=0), "accumulate is 0: write a number of at least 1"),
-        (lambda: Training(warmup_steps=0), "warmup_steps is 0: write a number of at least 1"),
-        (lambda: Training(clip=-1.0), "clip is -1.0: write 0, or a number above it"),
-        (lambda: Training(clip=math.nan), "clip is nan: write 0, or a number above it"),
-        (lambda: Training(r_drop=math.inf), "r_drop is inf: write 0, or a number above it"),
-        (lambda: Training(average=0), "average is 0: write a number of at least 1"),
-        (lambda: Training(keep_best=-1), "keep_best is -1: write a number of at least 0"),
-        (lambda: Training(patience=-1), "patience is -1: write a number of at least 0"),
-        (lambda: Training(watched=0), "watched is 0: write a number of at least 1"),
-        (lambda: Devices(devices=0), "devices is 0: write a number of at least 1"),
-        (lambda: Devices(num_nodes=0), "num_nodes is 0: write a number of at least 1"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(make: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(
-    ("kind", "name", "message"),
-    [
-        (Training, "schedule", "schedule 'x' is unknown: known are linear, inverse_sqrt, cosine"),
-        (Training, "test_weights", "test_weights 'x' is unknown: known are last, average, best"),
-        (Devices, "strategy", "strategy 'x' is unknown: known are auto, ddp"),
-    ],
-)
-def test_unknown_words_are_refused(kind: Any, name: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        kind(**{name: "x"})
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"r_drop": 5.0}, "r_drop is 5.0, and dropout is 0, so that two passes are the same"),
-        ({"test_weights": "average"}, "test_weights is average, of 1 point: write average=10"),
-        ({"test_weights": "best"}, "test_weights is best, and none are kept: write keep_best=1"),
-    ],
-)
-def test_fit_refuses_before_it_writes(
-    changed: dict[str, Any], message: str, corpus: Corpus, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        fit(corpus, tmp_path / "run", shape=STILL, training=replace(SHORT, **changed))
-    assert not (tmp_path / "run").exists()
-
-
-def test_more_devices_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    with pytest.raises(ValueError, match="devices is 2, and there are 1 GPUs: write fewer"):
-        Devices(2).machine(torch.device("cuda"), "32-true")
-    machine = Devices(1, num_nodes=3).machine(torch.device("cuda"), "bf16-mixed")
-    assert machine == Machine("gpu", 1, 3, "auto", "bf16-mixed")
-
-
-def test_what_suits_the_data_is_as_plain_as_can_be() -> None:
-    for text in (Corpus(), Corpus(data="multi30k")):
-        _, training = complete_settings(text, SMALL, Training(), torch.device("cpu"))
-        course = training.course
-        assert (course.schedule, course.accumulate, course.clip) == ("linear", 1, 0.0)
-        assert (course.r_drop, course.average, course.test_weights) == (0.0, 1, "last")

@@ -61,6 +61,7 @@ def fit(
     """
     job.check_unused()
     shape, training = complete_settings(corpus, shape, training, job.device)
+    tokenize = scoring.finds_words(corpus)
     attending = attending.completed(shape.size)
     attending.check_fits(shape.size)
     training.check_dropout(shape.size.dropout)
@@ -70,11 +71,9 @@ def fit(
     text = read_corpus(corpus, job.out / INDEX)
     vocabulary = KeptVocabulary(job.out, text.train, course)
     tokenizer = vocabulary.get(is_first_process(machine))
-    task = Task(
-        text, tokenizer, shape.size, course, attending, search, job.device, scoring.tokenize
-    )
+    task = Task(text, tokenizer, shape.size, course, attending, search, job.device, tokenize)
     task.check()
-    parts = (corpus, shape, attending, training, search, job, devices, scoring)
+    parts = (corpus, shape, attending, training, search, job, devices, Scoring(tokenize))
     if is_first_process(machine):
         keep_settings(job.out, parts, job.resume)
         vocabulary.keep(tokenizer)
@@ -171,6 +170,7 @@ def score(
     """
     if out is not None:
         check_folder(out)
+    tokenize = scoring.finds_words()
     references = read_lines(target_file)
     others = {} if other_file is None else {str(other_file): read_lines(other_file)}
     if hypothesis_file is not None and checkpoint is not None:
@@ -185,8 +185,8 @@ def score(
         raise ValueError(
             "there is nothing to score: write --hypothesis_file, or --checkpoint and --source_file"
         )
-    quality = measure(found, references, scoring.tokenize)
-    compared = resample({how: found} | others, references, scoring.tokenize)
+    quality = measure(found, references, tokenize)
+    compared = resample({how: found} | others, references, tokenize)
     print(quality, compared, sep="\n")
     if out is not None:
         write_metrics(
@@ -195,7 +195,7 @@ def score(
             seeds=[],
             data=str(target_file),
             split=f"{len(found):,} lines",
-            protocol=f"{how}; {signature(scoring.tokenize)}",
+            protocol=f"{how}; {signature(tokenize)}",
             device=torch.device("cpu"),
             precision="32-true",
         )

@@ -99,6 +99,9 @@ class Attending:
                     f"even number, such as {size.hidden + 1}"
                 )
             self._check_bare()
+            for name in ("attention_dropout", "norm_first"):
+                if getattr(size, name) != getattr(Size, name):
+                    raise _no_place(name, getattr(size, name))
             return
         check_width("dim", size.dim, size.heads)
         for name, part in (("encoder", self.encoder), ("decoder", self.decoder)):
@@ -143,7 +146,7 @@ class Attending:
 Translating = Transformer | AttentionalLSTM
 
 
-def _no_place(name: str, value: str) -> ValueError:
+def _no_place(name: str, value: object) -> ValueError:
     return ValueError(
         f"{name} is {value}, and an LSTM reads its tokens one after another, with no graph among "
         "them: leave it out, or write --model transformer"

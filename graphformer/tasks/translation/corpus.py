@@ -71,10 +71,10 @@ def read_corpus(corpus: Corpus, index_folder: Path | None = None) -> TextSplits:
         ValueError: options are missing, or files cannot be read; see the readers.
     """
     source, target = corpus.source_file, corpus.target_file
-    if corpus.data == "multi30k" and (source or target) is not None:
+    if corpus.data_dir is not None and (source or target) is not None:
         raise ValueError(
-            "there are both --data multi30k and files of your own (--source_file, --target_file): "
-            "leave one of them out"
+            "there are both --data_dir, of Multi30k, and files of your own (--source_file, "
+            "--target_file): leave one of them out"
         )
     if corpus.stream and source is None and target is None:
         raise ValueError(
@@ -90,13 +90,15 @@ def read_corpus(corpus: Corpus, index_folder: Path | None = None) -> TextSplits:
         names = ("source_file", "target_file")
         given, lacking = names if target is None else reversed(names)
         raise ValueError(f"there is --{given} and no --{lacking}: parallel text is two files")
-    if corpus.data == "multi30k":
+    if corpus.reads_multi30k:
         if corpus.data_dir is None:
             raise ValueError(
                 "--data multi30k needs --data_dir, the folder of its files: get data/task1 of "
                 "https://github.com/multi30k/dataset"
             )
-        return clean(multi30k(corpus.data_dir, corpus.source, corpus.target), corpus)
+        return clean(
+            multi30k(corpus.data_dir, corpus.source, corpus.target, corpus.variant), corpus
+        )
     return dates()
 
 

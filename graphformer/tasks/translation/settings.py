@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 
+from graphformer.data.multi30k import Variant
 from graphformer.data.vocabulary import Kind
 from graphformer.models.stack import Size
 from graphformer.tasks.device import multiplies_bfloat16
@@ -24,10 +25,12 @@ LIMITS = ("minutes", "epochs", "steps")
 # Found to suit the embedded dates, and sentences; of the latter the precision is the device's.
 SUITING: dict[str, dict[str, Any]] = {
     "dates": {"dim": 64, "heads": 2, "layers": 2, "hidden": 128, "dropout": 0.0}
+    | {"attention_dropout": 0.0, "norm_first": True}
     | {"minutes": 2.0, "batch_tokens": 2048, "learning_rate": 4e-3, "warmup": 0.1}
     | {"label_smoothing": 0.0, "vocabulary": 0, "precision": "32-true"}
     | PLAIN,
     "sentences": {"dim": 128, "heads": 4, "layers": 4, "hidden": 256, "dropout": 0.3}
+    | {"attention_dropout": 0.0, "norm_first": True}
     | {"minutes": 20.0, "batch_tokens": 4096, "learning_rate": 5e-3, "warmup": 0.1}
     | {"label_smoothing": 0.1, "vocabulary": 6000, "max_length": 512, "max_length_ratio": 4.0}
     | PLAIN,
@@ -44,6 +47,7 @@ class Corpus(Reading):
     Attributes:
         data: "dates", the embedded German and English dates, or "multi30k".
         data_dir: folder of Multi30k, which has raw/train.de.gz and the like (its data/task1).
+        variant: of Multi30k: raw, as it was written, or tok, lower-cased and tokenized.
         source: language of Multi30k to translate from.
         target: language of Multi30k to translate into.
         source_file: your own text, a sentence a line; takes the place of `data`.
@@ -52,10 +56,16 @@ class Corpus(Reading):
 
     data: Literal["dates", "multi30k"] = "dates"
     data_dir: Path | None = None
+    variant: Variant = "raw"
     source: str = "de"
     target: str = "en"
     source_file: Path | None = None
     target_file: Path | None = None
+
+    @property
+    def reads_multi30k(self) -> bool:
+        """Whether the text is Multi30k's."""
+        return self.data == "multi30k" and self.source_file is None and self.target_file is None
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,8 @@ class Shape:
         layers: number of blocks, of the encoder and of the decoder each.
         hidden: width inside the feed-forward networks, and of the states of an lstm.
         dropout: probability of zero behind each part of a block.
+        attention_dropout: probability of zero of an attention weight.
+        norm_first: whether norms stand before the parts of a block instead of behind their sums.
     """
 
     dim: int | None = None
@@ -75,10 +87,12 @@ class Shape:
     layers: int | None = None
     hidden: int | None = None
     dropout: float | None = None
+    attention_dropout: float | None = None
+    norm_first: bool | None = None
 
     def __post_init__(self) -> None:
         check_least(self, dim=1, heads=1, layers=1, hidden=1)
-        check_probabilities(self, "dropout")
+        check_probabilities(self, "dropout", "attention_dropout")
 
     @property
     def size(self) -> Size:

@@ -7,7 +7,9 @@ from typing import Literal
 
 from graphformer.models.decode import Draw
 from graphformer.tasks.settings import check_least
-from graphformer.tasks.translation.settings import Search
+from graphformer.tasks.translation.settings import Corpus, Search
+
+Tokenize = Literal["13a", "none", "intl", "char"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,15 @@ class Scoring:
 
     Attributes:
         tokenize: how BLEU finds words: 13a in detokenized text; none where text has spaces between
-            its words and signs already; intl, by classes of characters; char, each by itself.
+            its words and signs already; intl, by classes of characters; char, each by itself. Left
+            out, it is none for the variant tok of Multi30k, and 13a for all else.
     """
 
-    tokenize: Literal["13a", "none", "intl", "char"] = "13a"
+    tokenize: Tokenize | None = None
+
+    def finds_words(self, corpus: Corpus | None = None) -> Tokenize:
+        """How words are found in the translations of a corpus, or in any text."""
+        if self.tokenize is not None:
+            return self.tokenize
+        is_tokenized = corpus is not None and corpus.reads_multi30k and corpus.variant == "tok"
+        return "none" if is_tokenized else "13a"
