@@ -87,6 +87,8 @@ def compare_layers(
             runs = {"PyG": step(theirs, x, *more)}
             title = f"{name}, {passes(backward)}"
             runs |= those_that_run(title, {"PyG, compiled": step(compiled, x, *more)})
+            if name == "TransformerConv":
+                runs["projections of either"] = projections(theirs, x, backward)
             if name == "GCNConv":
                 runs["torch.sparse"] = step(SparseGCN(theirs, edges[0], num_nodes), x)
             runs["ours"] = step(ours, x, *more)
@@ -127,6 +129,17 @@ class SparseGCN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = torch.sparse.mm(self.adjacency, self.layer.lin(x)) + self.layer.bias
         return out
+
+
+def projections(layer: Any, x: Tensor, backward: bool) -> Run:
+    """The products of a TransformerConv with its weights, which either side pays."""
+    maps = [getattr(layer, f"lin_{name}") for name in ("query", "key", "value", "skip")]
+    if not backward:
+        return torch.no_grad()(lambda: [each(x) for each in maps])
+    x = x.detach().requires_grad_()
+    leaves = [x, *(parameter for each in maps for parameter in each.parameters())]
+    outside = [torch.randn(len(x), each.weight.shape[0]) for each in maps]
+    return lambda: torch.autograd.grad([each(x) for each in maps], leaves, outside)
 
 
 def training(module: Callable[..., Tensor], x: Tensor, *rest: object) -> Run:

@@ -3,9 +3,9 @@
     python benchmarks/sparse_attention.py --out runs/sparse        # all of it
     python benchmarks/sparse_attention.py operator memory --nodes 20000 --edges 300000
 
-Graphs are bound beforehand. All that is compared runs in turns in one process; peak memory is taken
-in a process of its own. The gather floor is the time to sum the same rows of keys and values
-without any weights, by torch's `embedding_bag`.
+Graphs are bound beforehand. All that is compared runs in turns in one process, short calls many to
+a turn; peak memory is taken in a process of its own. The gather floor is the time to sum the same
+rows of keys and values without any weights, by torch's `embedding_bag`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from figures import Figures
 from graphs import power_law
-from layers import EDGE_DIM, compare_layers, compare_memory
+from layers import EDGE_DIM, compare_layers, compare_memory, projections
 from peers import ours, propagate, sdpa, torch_sparse
 from timing import pass_of, passes
 from torch import Tensor
@@ -124,7 +124,11 @@ def compare_small(figures: Figures, rounds: int) -> None:
         "torch.sparse": pass_of(torch_sparse(once), given, True),
         "ours": pass_of(ours(graph, "sparse"), given, True),
     }
-    layers = {"PyG": step(layer), "ours": step(drop_in)}
+    layers = {
+        "PyG": step(layer),
+        "projections of either": projections(layer, x, True),
+        "ours": step(drop_in),
+    }
     for what, runs in (("operator", operators), ("TransformerConv", layers)):
         title = f"{what}, {passes(True)}"
         found = figures.compare("small", title, runs, rounds)

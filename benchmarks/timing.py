@@ -17,6 +17,8 @@ from torch import Tensor
 from graphformer.machine import cpu_name
 
 Run = Callable[[], object]
+# Seconds of a turn at least: short calls are repeated, as training repeats them.
+TURN = 0.02
 
 
 class Demand(NamedTuple):
@@ -39,11 +41,14 @@ class Demand(NamedTuple):
         return f"{met} {self.what}: {self.measured:.3g} {self.unit}, {self.bound} {self.limit:g}"
 
 
-def seconds(run: Run) -> float:
-    """How long one call took."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+def seconds(run: Run, least: float = 0.0) -> float:
+    """How long one call took, on average over as many as take `least` seconds."""
+    start, calls, taken = time.perf_counter(), 0, 0.0
+    while not calls or taken < least:
+        run()
+        calls += 1
+        taken = time.perf_counter() - start
+    return taken / calls
 
 
 def medians(
@@ -55,7 +60,7 @@ def medians(
 
     Args:
         runs: what is called, once before it is timed.
-        rounds: how often each is called.
+        rounds: turns of each, of one call, or of as many as take a fiftieth of a second.
         patience: seconds after which a run is left out of further rounds.
     """
     names = list(runs)
@@ -66,7 +71,7 @@ def medians(
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             if sum(found[name]) < patience:
-                found[name].append(seconds(runs[name]))
+                found[name].append(seconds(runs[name], TURN))
     return {name: statistics.median(found[name]) for name in names}
 
 

@@ -111,6 +111,18 @@ SCORES: dict[str, tuple[Callable[[int, int], gf.Score], str]] = {
     "curved": (lambda heads, dim: Curved() + gf.ALiBi(heads), "softmax"),
     "key alone": (KeyAlone, "softmax"),
     "pooled": (lambda heads, dim: Pooled(dim), "softmax"),
+    "gatv2 of edges": (
+        lambda heads, dim: gf.GATv2(
+            heads, dim, edge_data="bond", edge_weight=bond_matrix(heads, dim)
+        ),
+        "softmax",
+    ),
+    "bahdanau of edges": (
+        lambda heads, dim: gf.Bahdanau(
+            heads, dim, edge_data="bond", edge_weight=bond_matrix(heads, dim)
+        ),
+        "softmax",
+    ),
     "gatv2 bond": (
         lambda heads, dim: gf.GATv2(heads, dim) + gf.EdgeBias("bond", heads, BOND_DIM),
         "softmax",

@@ -76,6 +76,12 @@ def cosine(q: Tensor, k: Tensor) -> Tensor:
     return (q * k).sum(-1) / (q.norm(dim=-1) * k.norm(dim=-1))
 
 
+def mapped(score: gf.GATv2 | gf.Bahdanau, at: At) -> Tensor:
+    """What the edge adds to a pairwise score's sum, [head, dim]."""
+    assert score.edge_weight is not None
+    return (score.edge_weight * at.bond).sum(-1)
+
+
 def leaky(x: Tensor) -> Tensor:
     return torch.where(x > 0, x, 0.2 * x)
 
@@ -129,6 +135,8 @@ EQUATIONS: dict[str, Callable[[gf.Score, At], Tensor]] = {
     "curved": curved,
     "key alone": lambda s, at: (at.k * s.weight).sum(-1),
     "pooled": pooled,
+    "gatv2 of edges": lambda s, at: (s.weight * leaky(at.q + at.k + mapped(s, at))).sum(-1),
+    "bahdanau of edges": lambda s, at: (s.weight * (at.q + at.k + mapped(s, at)).tanh()).sum(-1),
     "gatv2 bond": lambda s, at: (
         (s.core.weight * leaky(at.q + at.k)).sum(-1) + at.bond @ s.biases[0].weight
     ),

@@ -21,6 +21,7 @@ def always_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes few numbers for many."""
     torch.manual_seed(0)
     monkeypatch.setattr(kernels, "LARGE", 1)
+    monkeypatch.setattr(linear_maps, "SMALLEST", 1)
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def test_maps_under_autocast_are_those_of_torch(maps: list[Linear]) -> None:
 
 
 def test_small_maps_are_those_of_torch(maps: list[Linear], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "LARGE", 11 * 7 * 8 + 1)
+    monkeypatch.setattr(linear_maps, "SMALLEST", 11 * 7 * 8 + 1)
     assert not any(is_own(part) for part in mapped(random(11, 5), *maps))
 
 

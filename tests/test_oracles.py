@@ -141,9 +141,10 @@ def test_gatv2_is_gatv2_conv(bipartite: bool) -> None:
         graph = topology.bind(
             make_tokens((NUM_NODES,)),
             make_tokens((num_keys,)) if bipartite else None,
-            bond=gf.EdgeValues(edge_index, layer.lin_edge(bond), missing="mean"),
+            bond=gf.EdgeValues(edge_index, bond, missing="mean"),
         )
-        score = gf.GATv2(HEADS, HEAD_DIM, edge_data="bond")
+        edge_weight = layer.lin_edge.weight.view(HEADS, HEAD_DIM, BOND_DIM)
+        score = gf.GATv2(HEADS, HEAD_DIM, edge_data="bond", edge_weight=edge_weight)
         with_weights(score, weight=layer.att[0])
         query = layer.lin_r(x).view(-1, HEADS, HEAD_DIM)
         key = layer.lin_l(memory).view(-1, HEADS, HEAD_DIM)

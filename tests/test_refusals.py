@@ -112,6 +112,18 @@ REFUSED_OPERANDS: dict[str, tuple[Callable[[], object], list[str]]] = {
         lambda: gf.attend(X, X, X, GRAPH, gf.Bahdanau(HEADS)),
         ["Bahdanau(4) does not know", "Bahdanau(4, dim)"],
     ),
+    "weight of unnamed edges": (
+        lambda: gf.GATv2(HEADS, DIM, edge_weight=torch.randn(HEADS, DIM, 3)),
+        ["GATv2 got edge_weight and no edge_data", "edge_data='bond'"],
+    ),
+    "edge weight of other heads": (
+        lambda: gf.Bahdanau(HEADS, edge_data="bond", edge_weight=torch.randn(2, DIM, 3)),
+        ["edge_weight of Bahdanau has shape [2, 6, 3]", "here [4, dim, edge_dim]"],
+    ),
+    "edge weight of another dimension": (
+        lambda: gf.GATv2(HEADS, DIM, edge_data="bond", edge_weight=torch.randn(HEADS, 5, 3)),
+        ["edge_weight of GATv2 has shape [4, 5, 3]", "here [4, 6, edge_dim]"],
+    ),
     "unknown normalize": (
         lambda: gf.attend(X, X, X, GRAPH, normalize="sparsemax"),
         ["normalize='sparsemax'", "softmax, sum, none"],

@@ -232,8 +232,8 @@ def arguments(**changes: Any) -> operators.Arguments:
     given = operators.Arguments(
         normal(5, 2, 4), normal(6, 2, 4), normal(6, 2, 3), normal(5, 2, 1)[..., 0],
         normal(6, 2, 1)[..., 0], torch.randn(20, 2), normal(5, 2, 3), torch.randn(20, 3),
-        torch.randn(20, 2), None, None, *gf.backends.sparse.edges_of(graph), torch.tensor(3), 2, 1,
-        0, 0, 0.5, 0.2, 0.25, True,
+        torch.randn(20, 2), None, None, None, *gf.backends.sparse.edges_of(graph),
+        torch.tensor(3), 2, 1, 0, 0, 0.5, 0.2, 0.25, True,
     )  # fmt: skip
     return given._replace(**changes)
 
@@ -244,7 +244,20 @@ def test_operators_keep_the_rules_of_torch(normalize: int) -> None:
     changes: dict[str, Any] = {"normalize": normalize}
     if kernels.NORMALIZE[normalize] == "scores":
         changes |= {"value": None, "sum_data": None, "seed": None, "dropout": 0.0}
-    given = arguments(**changes)
+    check_rules(arguments(**changes))
+
+
+@needs_kernels
+def test_operators_of_pairs_keep_the_rules_of_torch() -> None:
+    check_rules(
+        arguments(
+            pair=1, pointwise=0, scale=1.0, pair_weight=torch.randn(2, 4),
+            pair_map=torch.randn(3, 8), pair_data=torch.randn(20, 3),
+        )
+    )  # fmt: skip
+
+
+def check_rules(given: operators.Arguments) -> None:
     torch.library.opcheck(torch.ops.graphformer.sparse_forward.default, tuple(given))
     outputs = torch.ops.graphformer.sparse_forward(*given)
     outside = [torch.randn_like(part) if part.numel() else None for part in outputs[:3]]

@@ -44,7 +44,9 @@ SCORES: dict[str, Any] = {
     "edge dot": lambda heads, dim: gf.EdgeDot("bond", draw_weight(heads, dim, BOND_DIM)),
     "gatv2": lambda heads, dim: gf.GATv2(heads, dim, edge_data="wide"),
     "gatv2 biased": lambda heads, dim: gf.GATv2(heads, dim) + Given(),
+    "gatv2 mapped": lambda heads, dim: gf.GATv2(heads, dim, **mapped_bond(heads, dim)),
     "bahdanau": lambda heads, dim: gf.Bahdanau(heads, dim, edge_data="wide"),
+    "bahdanau mapped": lambda heads, dim: gf.Bahdanau(heads, dim, **mapped_bond(heads, dim)),
     "mean": lambda heads, dim: gf.Mean() + Given(),
     "unnormalized": lambda heads, dim: gf.DotProduct() + Given(),
 }
@@ -52,6 +54,10 @@ SCORES: dict[str, Any] = {
 
 def draw_weight(*size: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(*size) * size[-1] ** -0.5)
+
+
+def mapped_bond(heads: int, dim: int) -> dict[str, Any]:
+    return {"edge_data": "bond", "edge_weight": draw_weight(heads, dim, BOND_DIM)}
 
 
 @dataclass(frozen=True)

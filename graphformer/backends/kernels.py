@@ -19,7 +19,7 @@ HOW_TO_GET = (
 )
 
 # `GF_INTERFACE` of attention.h.
-INTERFACE = 4
+INTERFACE = 5
 # Bytes from which on a tensor is worth larger pages.
 LARGE = 1 << 22
 
@@ -28,18 +28,19 @@ NORMALIZE = ("softmax", "sum", "none", "scores")
 
 _NUMBERS = (
     *("num_queries", "num_keys", "num_edges", "heads", "dim", "value_dim", "edge_dim", "sum_dim"),
-    *("bias_heads", "dtype", "pointwise", "pair", "normalize", "threads"),
+    *("bias_heads", "pair_dim", "dtype", "pointwise", "pair", "normalize", "threads"),
 )
 EDGES = ("ptr", "index", "key_ptr", "key_index", "key_place")
 INPUTS = (
     *("query", "key", "value", "query_term", "key_term", "bias", "edge_query", "edge_data"),
-    *("sum_data", "pair_weight", "pair_data"),
+    *("sum_data", "pair_weight", "pair_map", "pair_data"),
 )
 OUTPUTS = ("out", "edge_sum", "weights", "stat")
 _OUTSIDE = ("grad_out", "grad_edge_sum", "grad_weights")
 GRADIENTS = (
     *("grad_query", "grad_key", "grad_value", "grad_query_term", "grad_key_term", "grad_bias"),
-    *("grad_edge_query", "grad_edge_data", "grad_sum_data", "grad_pair_weight", "grad_pair_data"),
+    *("grad_edge_query", "grad_edge_data", "grad_sum_data", "grad_pair_weight", "grad_pair_map"),
+    "grad_pair_data",
 )
 
 

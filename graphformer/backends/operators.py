@@ -61,6 +61,7 @@ class Arguments(NamedTuple):
     edge_data: Tensor | None
     sum_data: Tensor | None
     pair_weight: Tensor | None
+    pair_map: Tensor | None
     pair_data: Tensor | None
     ptr: Tensor
     key_of: Tensor
@@ -151,11 +152,12 @@ def _check(given: Arguments) -> None:
     value_dim = 0 if given.value is None else given.value.shape[2]
     edge_dim = 0 if given.edge_data is None else given.edge_data.shape[1]
     sum_dim = 0 if given.sum_data is None else given.sum_data.shape[1]
+    pair_dim = heads * dim if given.pair_map is None else given.pair_map.shape[0]
     bias_heads = heads if given.bias is None or given.bias.shape[1] != 1 else 1
     wanted = (
         (queries, heads, dim), (keys, heads, dim), (keys, heads, value_dim), (queries, heads),
         (keys, heads), (edges, bias_heads), (queries, heads, edge_dim), (edges, edge_dim),
-        (edges, sum_dim), (heads, dim), (edges, heads * dim),
+        (edges, sum_dim), (heads, dim), (pair_dim, heads * dim), (edges, pair_dim),
     )  # fmt: skip
     parts: tuple[Any, ...] = given[:NUM_INPUTS]
     for name, part, shape in zip(kernels.INPUTS, parts, wanted, strict=True):
@@ -222,6 +224,7 @@ def _numbers(given: Arguments) -> dict[str, Any]:
         "edge_dim": 0 if given.edge_data is None else given.edge_data.shape[1],
         "sum_dim": 0 if given.sum_data is None else given.sum_data.shape[1],
         "bias_heads": 0 if given.bias is None else given.bias.shape[1],
+        "pair_dim": 0 if given.pair_map is None else given.pair_map.shape[0],
         "dtype": kernels.DTYPES[given.dtype],
         "pointwise": given.pointwise,
         "pair": given.pair,

@@ -202,7 +202,8 @@ class _Parts:
         out, edge_sum, weights = sparse_attention(arguments)
         if self.alike:
             out = out.view(out.shape[0], request.kv_heads, request.value_dim)
-            out = out.repeat_interleave(request.heads // request.kv_heads, 1)
+            if request.heads != request.kv_heads:  # or it would be copied
+                out = out.repeat_interleave(request.heads // request.kv_heads, 1)
         moves = _moves(request.graph)
         if request.return_weights and moves is not None:
             weights = pick_rows(weights, moves[1], moves[0])
@@ -216,12 +217,14 @@ class _Parts:
         request, graph = self.request, self.request.graph
         sums = normalize != "scores"
         pointwise, constant = (0, 0.0) if self.finished else _pointwise(request)
-        pair, pair_weight, pair_data = 0, None, None
+        pair, pair_weight, pair_map, pair_data = 0, None, None, None
         core = request.score.core
         if isinstance(core, GATv2 | Bahdanau):
             check_made(core)
             pair, pair_weight = PAIRS[type(core)], core.weight.to(self.precision)
             constant = getattr(core, "slope", 0.0)
+            if core.edge_weight is not None:
+                pair_map = core.edge_weight.to(self.precision).permute(2, 0, 1).flatten(1)
             pair_data = self._edge_data(core.edge_data)
         drops = sums and request.dropout > 0
         return Arguments(
@@ -235,6 +238,7 @@ class _Parts:
             None if self.edge_query is None else self._edge_data(core.edge_data),
             self._edge_data(request.edge_sum) if sums else None,
             pair_weight,
+            pair_map,
             pair_data,
             *edges_of(graph),
             torch.randint(2**63 - 1, ()) if drops else None,

@@ -15,7 +15,7 @@ enum { GF_IDENTITY, GF_LEAKY_RELU, GF_SOFT_CAP };
 enum { GF_PRODUCT, GF_PAIR_LEAKY_RELU, GF_PAIR_TANH };
 // GF_SCORES stops at the scores: they are written to `weights`, and nothing is summed.
 enum { GF_SOFTMAX, GF_SUM, GF_NONE, GF_SCORES };
-enum { GF_INTERFACE = 4 };
+enum { GF_INTERFACE = 5 };
 enum { GF_OK, GF_NO_MEMORY, GF_NO_SUCH_SET };
 
 // Query, key and value (and the gradients of them, `out` and `grad_out`) have the element type
@@ -24,7 +24,7 @@ enum { GF_OK, GF_NO_MEMORY, GF_NO_SUCH_SET };
 // by the backward, but for the first three, which it reads.
 typedef struct {
     int64_t num_queries, num_keys, num_edges;
-    int64_t heads, dim, value_dim, edge_dim, sum_dim, bias_heads;
+    int64_t heads, dim, value_dim, edge_dim, sum_dim, bias_heads, pair_dim;
     int64_t dtype, pointwise, pair, normalize, threads;
     double scale;     // of the product of query and key
     double constant;  // slope or cap of the pointwise function; slope of the pairwise one
@@ -41,14 +41,16 @@ typedef struct {
     const void *bias;                     // [edge, bias_heads]
     const void *edge_query, *edge_data;   // [query, head, edge_dim], [edge, edge_dim]
     const void *sum_data;                 // [edge, sum_dim]
-    const void *pair_weight, *pair_data;  // [head, dim], [edge, head, dim]
+    // [head, dim], [pair_dim, head, dim], and [edge, pair_dim] or, without a map, [edge, head, dim]
+    const void *pair_weight, *pair_map, *pair_data;
 
     void *out, *edge_sum, *weights;  // [query, head, value_dim or sum_dim], [edge, head]
     void *stat;                      // [query, head]: log-sum-exp, or the sum that divides
 
     const void *grad_out, *grad_edge_sum, *grad_weights;
     void *grad_query, *grad_key, *grad_value, *grad_query_term, *grad_key_term, *grad_bias;
-    void *grad_edge_query, *grad_edge_data, *grad_sum_data, *grad_pair_weight, *grad_pair_data;
+    void *grad_edge_query, *grad_edge_data, *grad_sum_data;
+    void *grad_pair_weight, *grad_pair_map, *grad_pair_data;
 } gf_attention;
 
 // Softmax attention of each query to all keys of its example, or to those up to its own place, or to

@@ -48,22 +48,32 @@ template <class T> class WeightSums {
     A *sums_;
 };
 
+// What all units have added up, in their order; nothing where there are no parts.
+template <class A> void add_parts(const A *parts, int64_t units, int64_t size, A *sum) {
+    if (!parts) return;
+    fill(sum, A(0), size);
+    for (int64_t unit = 0; unit < units; ++unit)
+        for (int64_t i = 0; i < size; ++i) sum[i] += parts[unit * size + i];
+}
+
 template <class T> int run_backward(const gf_attention &a, Parallel parallel) {
     using A = precise<T>;
     Problem<T> p(a, parallel);
-    Slopes<T> slopes{p, nullptr, nullptr, nullptr};
+    Slopes<T> slopes{p, nullptr, nullptr, nullptr, nullptr};
     bool keys = a.grad_key || a.grad_key_term || a.grad_value;
     bool outside = a.grad_weights && a.normalize != GF_SCORES;
     int64_t units = num_units(a.num_queries, a.num_edges), size = p.heads * p.dim;
     size_t kept_bytes = keys ? a.num_edges * slopes.kept_size() * sizeof(T) : 0;
     Memory kept(kept_bytes), sums(outside ? a.num_queries * p.heads * sizeof(A) : 0);
-    Memory parts(a.grad_pair_weight ? units * size * sizeof(A) : 0);
-    if (!kept || !sums || !parts) return GF_NO_MEMORY;
+    Memory weights(a.grad_pair_weight ? units * size * sizeof(A) : 0);
+    Memory maps(a.grad_pair_map ? units * a.pair_dim * size * sizeof(A) : 0);
+    if (!kept || !sums || !weights || !maps) return GF_NO_MEMORY;
     if (keys) {
         gf_expect_writes(kept.get<T>(), int64_t(kept_bytes));
         slopes.kept = kept.get<T>();
     }
-    if (a.grad_pair_weight) slopes.weight_parts = parts.get<A>();
+    if (a.grad_pair_weight) slopes.weight_parts = weights.get<A>();
+    if (a.grad_pair_map) slopes.map_parts = maps.get<A>();
     if (outside) {
         slopes.from_weights = sums.get<A>();
         WeightSums<T> pass(p, slopes.from_weights);
@@ -73,12 +83,8 @@ template <class T> int run_backward(const gf_attention &a, Parallel parallel) {
     QueryPass<T> queries(slopes);
     if (!Rows<QueryPass<T>>::run(queries, a.ptr, a.num_queries, a.num_edges, a.threads, parallel))
         return GF_NO_MEMORY;
-    if (a.grad_pair_weight) {
-        A *sum = static_cast<A *>(a.grad_pair_weight);
-        fill(sum, A(0), size);
-        for (int64_t unit = 0; unit < units; ++unit)
-            for (int64_t i = 0; i < size; ++i) sum[i] += slopes.weight_parts[unit * size + i];
-    }
+    add_parts(slopes.weight_parts, units, size, static_cast<A *>(a.grad_pair_weight));
+    add_parts(slopes.map_parts, units, a.pair_dim * size, static_cast<A *>(a.grad_pair_map));
     if (!keys) return GF_OK;
     KeyPass<T> pass(slopes);
     bool done =

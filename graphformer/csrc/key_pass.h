@@ -27,7 +27,8 @@ template <class T> class KeyPass {
         Worker(const KeyPass &pass, Arena<A> &arena)
             : pass_(pass), s_(pass.s_), p_(pass.p_), a_(pass.p_.a), w_(arena.take(p_.chunk_size())),
               dz_(arena.take(p_.chunk_size())),
-              key_(arena.take(a_.pair != GF_PRODUCT ? p_.heads * p_.dim : 0)) {}
+              key_(arena.take(a_.pair != GF_PRODUCT ? p_.heads * p_.dim : 0)),
+              pairs_(arena.take(Pairs<T>::scratch_size(a_))) {}
 
         void open(int64_t) {}
         void begin(int64_t row) {
@@ -70,8 +71,9 @@ template <class T> class KeyPass {
                 p_.products.add(dz_, rows(a_.query, p_.dim, place), num, p_.heads, p_.padded, p_.dim,
                                 key);
             if (a_.grad_key && a_.pair != GF_PRODUCT) {
-                Pairs<T> pairs(a_, p_.padded, a_.key_place + place, 0);
-                pairs.slopes(key_, rows(a_.query, p_.dim, place), num, dz_, key, nullptr, nullptr);
+                Pairs<T> pairs(a_, p_.padded, a_.key_place + place, 0, pairs_);
+                PairSlopes<A> to{key, nullptr, nullptr, nullptr};
+                pairs.slopes(key_, rows(a_.query, p_.dim, place), num, dz_, to);
             }
             if (a_.grad_value)
                 p_.sums.add(w_, rows(a_.grad_out, p_.value_dim, place), num, p_.heads, p_.padded,
@@ -101,7 +103,7 @@ template <class T> class KeyPass {
         const Slopes<T> &s_;
         const Problem<T> &p_;
         const gf_attention &a_;
-        A *w_, *dz_, *key_;
+        A *w_, *dz_, *key_, *pairs_;
     };
 
   private:

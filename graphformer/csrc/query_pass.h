@@ -14,13 +14,14 @@ template <class T> struct Slopes {
     T *kept;
     A *from_weights;  // [query, head]: sum of weight times its gradient from outside, or null
     A *weight_parts;  // [unit, head, dim] of the gradient of `pair_weight`, or null
+    A *map_parts;     // [unit, pair_dim, head, dim] of that of `pair_map`, or null
 
     bool has_values() const { return p.a.value != nullptr; }
     // Whether anything that scores are made of wants its gradient.
     bool has_slopes() const {
         return p.a.grad_query || p.a.grad_key || p.a.grad_query_term || p.a.grad_key_term
             || p.a.grad_bias || p.a.grad_edge_query || p.a.grad_edge_data || p.a.grad_pair_weight
-            || p.a.grad_pair_data;
+            || p.a.grad_pair_map || p.a.grad_pair_data;
     }
     int64_t kept_size() const { return (has_values() + has_slopes()) * p.padded; }
 };
@@ -55,8 +56,8 @@ template <class T> class QueryPass {
 
         void open(int64_t unit) {
             int64_t size = p_.heads * p_.dim;
-            weight_sum_ = s_.weight_parts ? s_.weight_parts + unit * size : nullptr;
-            if (weight_sum_) fill(weight_sum_, A(0), size);
+            weight_sum_ = sum_of(s_.weight_parts, unit, size);
+            map_sum_ = sum_of(s_.map_parts, unit, a_.pair_dim * size);
         }
 
         void begin(int64_t row) {
@@ -120,6 +121,11 @@ template <class T> class QueryPass {
             int64_t most = a > b ? a : b;
             most = most > c ? most : c;
             return most > d ? most : d;
+        }
+        // The part of a unit, empty yet.
+        static A *sum_of(A *parts, int64_t unit, int64_t size) {
+            if (parts) fill(parts + unit * size, A(0), size);
+            return parts ? parts + unit * size : nullptr;
         }
         static A inner(const A *x, const A *y, int64_t size) {
             vec<A, L> sum{};
@@ -222,11 +228,11 @@ template <class T> class QueryPass {
             A *query = state + p_.period;
             if (a_.grad_query_term) p_.sum_heads(z_, num, state);
             if (a_.pair != GF_PRODUCT) {
-                Pairs<T> pairs(a_, p_.padded, nullptr, place);
-                A *sum = a_.grad_query ? query : row_;
+                PairSlopes<A> to{a_.grad_query ? query : row_, weight_sum_, map_sum_,
+                                 static_cast<A *>(a_.grad_pair_data)};
                 if (!a_.grad_query) fill(row_, A(0), p_.heads * p_.dim);
-                pairs.slopes(scores_.query(), p_.rows(a_.key, p_.dim, place), num, z_, sum,
-                             weight_sum_, static_cast<A *>(a_.grad_pair_data));
+                scores_.pairs(place).slopes(scores_.query(), p_.rows(a_.key, p_.dim, place), num, z_,
+                                            to);
             } else if (a_.grad_query) {
                 p_.products.add(z_, p_.rows(a_.key, p_.dim, place), num, p_.heads, p_.padded, p_.dim,
                                 query);
@@ -277,7 +283,7 @@ template <class T> class QueryPass {
         const gf_attention &a_;
         Scores<T> scores_;
         A *z_, *w_, *dw_, *kept_, *stat_, *delta_, *grad_out_, *row_, *grad_sum_;
-        A *weight_sum_ = nullptr;
+        A *weight_sum_ = nullptr, *map_sum_ = nullptr;
     };
 
   private:

@@ -219,11 +219,14 @@ template <class T> class Scores {
 
     Scores(const Problem<T> &p, Arena<A> &arena)
         : p_(p), query_(arena.take(p.a.query ? p.heads * p.dim : 0)), term_(arena.take(p.period)),
-          edge_query_(arena.take(p.a.edge_query ? p.padded * p.a.edge_dim : 0)) {}
+          edge_query_(arena.take(p.a.edge_query ? p.padded * p.a.edge_dim : 0)),
+          pairs_(arena.take(Pairs<T>::scratch_size(p.a))) {}
 
     // The query times the scale, in the precision of sums.
     const A *query() const { return query_; }
     const A *edge_query() const { return edge_query_; }
+    // The pairs of edges from a place on.
+    Pairs<T> pairs(int64_t place) const { return {p_.a, p_.padded, nullptr, place, pairs_}; }
 
     void begin(int64_t row) {
         const gf_attention &a = p_.a;
@@ -246,8 +249,7 @@ template <class T> class Scores {
         if (p_.has_products()) {
             p_.products.dots(query_, keys, num, p_.heads, p_.padded, p_.dim, z);
         } else if (products) {
-            Pairs<T> pairs(p_.a, p_.padded, nullptr, place);
-            pairs.scores(query_, keys, num, z);
+            pairs(place).scores(query_, keys, num, z);
         }
         if (a.query_term)
             p_.each(z, num, [&](auto x, int64_t, int64_t at) {
@@ -280,7 +282,7 @@ template <class T> class Scores {
     }
 
     const Problem<T> &p_;
-    A *query_, *term_, *edge_query_;
+    A *query_, *term_, *edge_query_, *pairs_;
 };
 
 }  // namespace

@@ -8,15 +8,13 @@ import torch_geometric.nn
 from torch import Tensor
 
 from graphformer.nn.drop_in import DropIn, bound, eager, sums
-from graphformer.nn.linear_maps import mapped
+from graphformer.nn.linear_maps import is_plain, mapped
 from graphformer.nn.looped import edge_features, ends_of, finish, with_weights
 from graphformer.nn.scores import gatv2
 
 
 class GATv2Conv(DropIn, torch_geometric.nn.GATv2Conv):
-    """`torch_geometric.nn.GATv2Conv`, whose sums over q + k are never in memory.
-
-    Edge features are, as they enter that sum: edges x heads x dim, kept once for the backward.
+    """`torch_geometric.nn.GATv2Conv`, whose sums q + k + W e are never in memory.
 
     Source: Brody et al. 2022 (2105.14491), equation 7.
     """
@@ -38,11 +36,15 @@ class GATv2Conv(DropIn, torch_geometric.nn.GATv2Conv):
 
         size = (-1, self.heads, self.out_channels)
         query, value = (part.view(size) for part in self._project(memory, target))
-        graph = bound(edge_index, ends)
+        graph, edge_weight = bound(edge_index, ends), None
         if of_edge:
             features = edge_features(self, edge_index, edge_attr, ends)
-            graph = graph.with_edge_data(edge=self.lin_edge(features))
-        score = gatv2(self.att[0], self.negative_slope, of_edge)
+            if is_plain(self.lin_edge):
+                edge_weight = self.lin_edge.weight.view(self.heads, self.out_channels, -1)
+            graph = graph.with_edge_data(
+                edge=features if edge_weight is not None else self.lin_edge(features)
+            )
+        score = gatv2(self.att[0], self.negative_slope, of_edge, edge_weight)
         dropout = self.dropout if self.training else 0.0
         asked = {"dropout": dropout, "return_weights": bool(return_attention_weights)}
         out, _, weights = sums((query, value, value), graph, score, **asked)

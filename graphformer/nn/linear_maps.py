@@ -16,6 +16,9 @@ from torch_geometric.nn.dense.linear import Linear
 
 from graphformer.backends import kernels
 
+# Bytes from which on maps of one input are quicker as one function, which adds up its gradient.
+SMALLEST = 1 << 18
+
 
 def mapped(x: Tensor, *maps: nn.Module) -> list[Tensor]:
     """What each map makes of `x`, with the gradients that the maps themselves would give."""
@@ -27,7 +30,7 @@ def mapped(x: Tensor, *maps: nn.Module) -> list[Tensor]:
 
 def plus(x: Tensor, other: Tensor) -> Tensor:
     """The sum of what has the width of `x` and what has its shape, or is a row for all."""
-    if not _is_large(x, x.shape[1]) or other.dtype != x.dtype:
+    if not _has_bytes(x, x.shape[1], kernels.LARGE) or other.dtype != x.dtype:
         return x + other
     total: Tensor = _Plus.apply(x, other)
     return total
@@ -52,18 +55,19 @@ def _is_unhooked(linear: Any) -> bool:
 def _is_ours(x: Tensor, linear: Any) -> bool:
     return (
         _is_unhooked(linear)
-        and _is_large(x, linear.weight.shape[0])
+        and _has_bytes(x, linear.weight.shape[0], SMALLEST)
         and x.dtype == linear.weight.dtype
         and x.shape[1] == linear.weight.shape[1]
         and not torch.is_autocast_enabled("cpu")
     )
 
 
-def _is_large(x: Tensor, width: int) -> bool:
+def _has_bytes(x: Tensor, width: int, least: int) -> bool:
+    """Whether rows of this width, as many as x has, are so many bytes that we write them."""
     return (
         x.device.type == "cpu"
         and x.layout is torch.strided
-        and x.shape[0] * width * x.element_size() >= kernels.LARGE
+        and x.shape[0] * width * x.element_size() >= least
         and kernels.why_missing() is None
     )
 

@@ -69,10 +69,17 @@ def given_weight() -> Score:
     return Mean() + EdgeTerm()
 
 
-def gatv2(weight: Float[Tensor, "head dim"], slope: float, of_edge: bool) -> GATv2:
-    """GATv2's score with this weight."""
-    kind = _gatv2_kind(*weight.shape, slope, EDGE if of_edge else None)
-    score = GATv2(kind.heads, slope=slope, edge_data=kind.edge_data)
+def gatv2(
+    weight: Float[Tensor, "head dim"],
+    slope: float,
+    of_edge: bool,
+    edge_weight: Float[Tensor, "head dim edge_dim"] | None = None,
+) -> GATv2:
+    """GATv2's score with this weight, and that of the edges where these are not mapped yet."""
+    name = EDGE if of_edge else None
+    edge_dim = None if edge_weight is None else edge_weight.shape[2]
+    kind = _gatv2_kind(*weight.shape, slope, name, edge_dim)
+    score = GATv2(kind.heads, slope=slope, edge_data=name, edge_weight=edge_weight)
     score.dim = kind.dim
     score.weight = weight  # type: ignore[assignment]  # the layer's, no parameter of the score
     score.share_plans(kind)
@@ -80,8 +87,11 @@ def gatv2(weight: Float[Tensor, "head dim"], slope: float, of_edge: bool) -> GAT
 
 
 @cache
-def _gatv2_kind(heads: int, dim: int, slope: float, edge_data: str | None) -> GATv2:
-    kind = GATv2(heads, slope=slope, edge_data=edge_data)
+def _gatv2_kind(
+    heads: int, dim: int, slope: float, edge_data: str | None, edge_dim: int | None
+) -> GATv2:
+    edge_weight = None if edge_dim is None else torch.empty(heads, dim, edge_dim)
+    kind = GATv2(heads, slope=slope, edge_data=edge_data, edge_weight=edge_weight)
     kind.dim = dim
     return kind
 

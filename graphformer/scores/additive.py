@@ -67,12 +67,18 @@ class GATv2(PairwiseScore):
         heads: number of heads.
         dim: dimension of a head; `Attention` fills it in where left out.
         slope: slope of the leaky ReLU below zero.
-        edge_data: name of edge data [edge, heads * dim], projected already, that joins the sum.
+        edge_data: name of edge data [edge, heads * dim] that join the sum.
+        edge_weight: W, [head, dim, edge_dim], a parameter that is trained or a tensor: the data are
+            [edge, edge_dim], and W e joins the sum, never edges x heads x dim.
+
+    Raises:
+        ValueError: if there is a weight and no name, or a weight of other heads or another dim.
 
     Source: Brody et al. 2022 (2105.14491), equation 7.
     """
 
     heads: int
+    edge_weight: Tensor | None
 
     def __init__(
         self,
@@ -80,9 +86,13 @@ class GATv2(PairwiseScore):
         dim: int | None = None,
         slope: float = 0.2,
         edge_data: str | None = None,
+        edge_weight: Float[Tensor, "head dim edge_dim"] | None = None,
     ) -> None:
         super().__init__()
-        self.heads, self.dim, self.slope, self.edge_data = heads, dim, slope, edge_data
+        self.heads, self.dim, self.slope = heads, dim, slope
+        self.edge_data, self.edge_weight = edge_data, edge_weight
+        self.edge_dim = None if edge_weight is None else edge_weight.shape[-1]
+        _check_edges(self)
         if dim is not None:
             self.weight = nn.Parameter(_glorot(heads, dim))
 
@@ -91,6 +101,7 @@ class GATv2(PairwiseScore):
             self.dim = dim
             self.weight = nn.Parameter(_glorot(self.heads, dim))
         check_dim(self, dim)
+        _check_edges(self)
 
     def forward(
         self,
@@ -107,16 +118,31 @@ class Bahdanau(PairwiseScore):
     Args:
         heads: number of heads.
         dim: dimension of a head; `Attention` fills it in where left out.
-        edge_data: name of edge data [edge, heads * dim], projected already, that joins the sum.
+        edge_data: name of edge data [edge, heads * dim] that join the sum.
+        edge_weight: W, [head, dim, edge_dim], a parameter that is trained or a tensor: the data are
+            [edge, edge_dim], and W e joins the sum, never edges x heads x dim.
+
+    Raises:
+        ValueError: if there is a weight and no name, or a weight of other heads or another dim.
 
     Source: Bahdanau et al. 2015 (1409.0473), appendix A.1.2.
     """
 
     heads: int
+    edge_weight: Tensor | None
 
-    def __init__(self, heads: int, dim: int | None = None, edge_data: str | None = None) -> None:
+    def __init__(
+        self,
+        heads: int,
+        dim: int | None = None,
+        edge_data: str | None = None,
+        edge_weight: Float[Tensor, "head dim edge_dim"] | None = None,
+    ) -> None:
         super().__init__()
-        self.heads, self.dim, self.edge_data = heads, dim, edge_data
+        self.heads, self.dim = heads, dim
+        self.edge_data, self.edge_weight = edge_data, edge_weight
+        self.edge_dim = None if edge_weight is None else edge_weight.shape[-1]
+        _check_edges(self)
         if dim is not None:
             self.weight = nn.Parameter(_glorot(heads, dim))
 
@@ -125,6 +151,7 @@ class Bahdanau(PairwiseScore):
             self.dim = dim
             self.weight = nn.Parameter(_glorot(self.heads, dim))
         check_dim(self, dim)
+        _check_edges(self)
 
     def forward(
         self,
@@ -141,7 +168,30 @@ def _joined(score: GATv2 | Bahdanau, query: Tensor, key: Tensor, pair: Pair) -> 
     if score.edge_data is None:
         return joined
     edge = pair.edge_data[score.edge_data]
-    return joined + edge.unflatten(-1, (score.heads, -1))
+    if score.edge_weight is None:
+        return joined + edge.unflatten(-1, (score.heads, -1))
+    weight = precise(score.edge_weight)
+    with torch.autocast(joined.device.type, enabled=False):
+        return joined + torch.einsum("...e,hde->...hd", edge.to(weight.dtype), weight)
+
+
+def _check_edges(score: GATv2 | Bahdanau) -> None:
+    """Raises an error where what edge data are multiplied with does not fit the score."""
+    weight, name = score.edge_weight, type(score).__name__
+    if weight is None:
+        return
+    if score.edge_data is None:
+        raise ValueError(
+            f"{name} got edge_weight and no edge_data: write the name that the edges' data have in "
+            "bind, as in edge_data='bond'"
+        )
+    heads, dim = score.heads, "dim" if score.dim is None else score.dim
+    fits = weight.dim() == 3 and weight.shape[0] == heads
+    if not fits or score.dim not in (None, weight.shape[1]):
+        raise ValueError(
+            f"the edge_weight of {name} has shape {list(weight.shape)}: make it [head, dim, "
+            f"edge_dim], here [{heads}, {dim}, edge_dim]"
+        )
 
 
 def check_dim(score: Additive | GATv2 | Bahdanau, dim: int) -> None:
