@@ -24,6 +24,7 @@ from graphformer.tasks.translation.settings import (
     complete_settings,
 )
 from graphformer.tasks.translation.task import HYPOTHESES
+from graphformer.tasks.translation.text import Files
 from graphformer.tasks.translation.training import Devices
 from graphformer.tasks.translation.translator import Translator
 from graphformer.tasks.translation.wanted import Scoring
@@ -32,6 +33,7 @@ __all__ = ["corpus"]
 
 ROTARY = "Rotary(DotProduct())"
 STILL = replace(SMALL, dropout=0.0)
+OWN = Corpus(source_file=Path("a.de"), target_file=Path("b.en"))
 ONE_STEP = Training(steps=1, batch_tokens=400, vocabulary=0)
 
 
@@ -110,6 +112,25 @@ def test_tokenized_text_is_scored_by_its_words(
     assert kept["tokenize"] == expected, "what was left out is said"
 
 
+def test_files_of_ones_own_are_for_validation_and_test(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = split(read_corpus(corpus).train, "numbers").train
+    known, new = train[0], ("null eins zwei", "zero one two")
+    written = {"validation": [new, known], "test": [("neun neun neun", "nine nine nine")]}
+    files = {}
+    for part, pairs in written.items():
+        files[part] = Files(tmp_path / f"{part}.de", tmp_path / f"{part}.en")
+        for side, file in enumerate(vars(files[part]).values()):
+            file.write_text("".join(f"{pair[side]}\n" for pair in pairs), "utf-8")
+    text = read_corpus(replace(corpus, **files))
+    assert text.validation == written["validation"]
+    assert text.test == written["test"]
+    assert len(text.train) > len(read_corpus(corpus).train), "nothing else is held out"
+    assert known[0] not in {source for source, _ in text.train}
+    assert "whose source is in validation or test" in capsys.readouterr().err
+
+
 def test_files_of_ones_own_stand_in_for_other_text(corpus: Corpus) -> None:
     other = replace(corpus, data="multi30k", variant="tok")
     assert read_corpus(other) == read_corpus(corpus)
@@ -126,6 +147,18 @@ def test_files_of_ones_own_stand_in_for_other_text(corpus: Corpus) -> None:
             "there are both --data_dir, of Multi30k, and files of your own .* leave one of them",
         ),
         (Corpus(data="multi30k"), "--data multi30k needs --data_dir"),
+        (
+            replace(OWN, validation=Files(Path("c.de"))),
+            "there is --validation.source_file and no --validation.target_file",
+        ),
+        (
+            replace(OWN, test=Files(Path("c.de"), Path("c.en"))),
+            "there is --test.source_file and no --validation.source_file: write both, or neither",
+        ),
+        (
+            Corpus(validation=Files(Path("c"), Path("d")), test=Files(Path("c"), Path("d"))),
+            "files for validation and test, and none to train on",
+        ),
     ],
 )
 def test_corpora_refuse(given: Corpus, message: str) -> None:

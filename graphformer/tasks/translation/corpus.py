@@ -81,15 +81,9 @@ def read_corpus(corpus: Corpus, index_folder: Path | None = None) -> TextSplits:
             "stream=True is for files of your own: write --source_file and --target_file, or leave "
             "it out"
         )
+    _check_files(corpus)
     if source is not None and target is not None:
-        streams = corpus.streams(source, target)
-        text = parallel(source, target, stream=streams, index_folder=index_folder)
-        print(text.report, file=sys.stderr)
-        return clean(split(text.pairs, f"{source} and {target}"), corpus)
-    if source is not None or target is not None:
-        names = ("source_file", "target_file")
-        given, lacking = names if target is None else reversed(names)
-        raise ValueError(f"there is --{given} and no --{lacking}: parallel text is two files")
+        return clean(_read_own(source, target, corpus, index_folder), corpus)
     if corpus.reads_multi30k:
         if corpus.data_dir is None:
             raise ValueError(
@@ -109,12 +103,59 @@ def clean(text: TextSplits, corpus: Corpus) -> TextSplits:
         ValueError: nothing is left.
     """
     flawed = find_flaws(text.train, corpus.keep_copies, corpus.keep_duplicates)
+    if corpus.validation.source_file is not None:
+        held_out = keys(source for part in (text.validation, text.test) for source, _ in part)
+        known = np.isin(keys(source for source, _ in text.train), held_out)
+        flawed["whose source is in validation or test"] = known & ~np.any([*flawed.values()], 0)
     kept, dropped = drop(flawed, partial(line_number, text.train))
     if dropped.total:
         print(f"training text of {len(text.train):,} pairs: {dropped}", file=sys.stderr)
     if not len(kept):
         raise ValueError(f"{text.name}: no pair of the training text is left, {dropped}")
     return text._replace(train=choose(text.train, kept))
+
+
+def _check_files(corpus: Corpus) -> None:
+    """Does nothing where all files of one's own that belong together are there.
+
+    Raises:
+        ValueError: one is missing.
+    """
+    parts: dict[str, Any] = {"": corpus, "validation.": corpus.validation, "test.": corpus.test}
+    for start, part in parts.items():
+        given = {name: getattr(part, name) is not None for name in ("source_file", "target_file")}
+        if len(set(given.values())) == 2:
+            there, lacking = sorted(given, key=given.__getitem__, reverse=True)
+            raise ValueError(
+                f"there is --{start}{there} and no --{start}{lacking}: parallel text is two files"
+            )
+    own = [corpus.validation.source_file, corpus.test.source_file]
+    if (None in own) != (own == [None, None]):
+        there, lacking = ("validation", "test") if own[1] is None else ("test", "validation")
+        raise ValueError(
+            f"there is --{there}.source_file and no --{lacking}.source_file: write both, or "
+            "neither, and both are drawn from the training text"
+        )
+    if own[0] is not None and corpus.source_file is None:
+        raise ValueError(
+            "there are files for validation and test, and none to train on: write --source_file "
+            "and --target_file too"
+        )
+
+
+def _read_own(source: Path, target: Path, corpus: Corpus, index_folder: Path | None) -> TextSplits:
+    """One's own files, with validation and test of their own or drawn at random."""
+    streams = corpus.streams(source, target)
+    text = parallel(source, target, stream=streams, index_folder=index_folder)
+    print(text.report, file=sys.stderr)
+    name = f"{source} and {target}"
+    held_out = []
+    for part, files in (("validation", corpus.validation), ("test", corpus.test)):
+        if files.source_file is not None and files.target_file is not None:
+            given = parallel(files.source_file, files.target_file)
+            print(f"{part}: {given.report}", file=sys.stderr)
+            held_out.append(list(given.pairs))
+    return TextSplits(name, text.pairs, *held_out) if held_out else split(text.pairs, name)
 
 
 def split(pairs: Pairs, name: str) -> TextSplits:

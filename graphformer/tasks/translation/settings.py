@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -16,7 +16,7 @@ from graphformer.tasks.device import multiplies_bfloat16
 from graphformer.tasks.run import Budget
 from graphformer.tasks.schedule import Schedule
 from graphformer.tasks.settings import check_least, check_positive, check_probabilities, fill
-from graphformer.tasks.translation.text import Pieces, Reading
+from graphformer.tasks.translation.text import Files, Pieces, Reading
 from graphformer.tasks.translation.training import PLAIN, Tested, Updates, Weights
 
 Precision = Literal["32-true", "bf16-mixed"]
@@ -52,6 +52,8 @@ class Corpus(Reading):
         target: language of Multi30k to translate into.
         source_file: your own text, a sentence a line; takes the place of `data`.
         target_file: its translation, line by line.
+        validation: your own text for validation.
+        test: your own text for the test.
     """
 
     data: Literal["dates", "multi30k"] = "dates"
@@ -61,6 +63,8 @@ class Corpus(Reading):
     target: str = "en"
     source_file: Path | None = None
     target_file: Path | None = None
+    validation: Files = field(default_factory=Files)
+    test: Files = field(default_factory=Files)
 
     @property
     def reads_multi30k(self) -> bool:

@@ -39,6 +39,19 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Files:
+    """Text that is never trained on; see `Corpus`.
+
+    Attributes:
+        source_file: a sentence a line; left out, sentences of the training text are held out.
+        target_file: its translation, line by line.
+    """
+
+    source_file: Path | None = None
+    target_file: Path | None = None
+
+
+@dataclass(frozen=True)
 class Pieces:
     """What words are made of, and which sentences have too many; see `Training`.
 
