@@ -94,6 +94,8 @@ def attend_prepared(
         # A graph with other edge data, or a score with other weights, shares plans and indexes.
         request = request.on(graph)
         object.__setattr__(request, "score", score)
+        if request.graph.edge_data and not torch.compiler.is_compiling():
+            _check_edge_data(request)
     if not graph.queries.num_tokens or not graph.keys.num_tokens:
         attended = _nothing(request, operands)
     elif autocast:
@@ -257,12 +259,12 @@ def _request(graph: TokenGraph, key: _Key) -> Request:
 def _prepared_plan(request: Request, backend: str | None) -> Plan:
     graph, made = request.graph, make_plan(request, backend)
     # Compiled code only reads what the graph has made.
-    _ = graph.query_side, graph.key_side
+    bound, _ = graph.bound, graph.key_side
     if graph.queries.num_tokens and graph.keys.num_tokens:
         made.backend.prepare(request)
     # A plan outlives the edge data of one call, and all that they were computed from: it is kept
     # for the graph that was bound.
-    return replace(made, request=request.on(graph._made["query_side"].graph))
+    return replace(made, request=request.on(bound))
 
 
 def _check_edge_data(request: Request) -> None:

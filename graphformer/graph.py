@@ -166,7 +166,9 @@ class TokenGraph:
             TypeError: if `edge_index` holds no integers.
             ValueError: if it has another shape, ids lie outside, or values do not fit the edges.
         """
-        edge_index = edge_ids("from_edge_index", edge_index)
+        # A copy, for the ids are checked now and read later: whoever gave them may change them.
+        with torch.inference_mode(False):
+            edge_index = edge_ids("from_edge_index", edge_index).clone()
         edges_of.check_range(edge_index, num_queries, num_queries if num_keys is None else num_keys)
         queries = _one_example(num_queries, edge_index.device)
         keys = queries if num_keys is None else _one_example(num_keys, edge_index.device)
@@ -219,6 +221,11 @@ class TokenGraph:
     def bipartite(self) -> bool:
         """Whether keys are other tokens than queries."""
         return self.keys is not self.queries
+
+    @property
+    def bound(self) -> TokenGraph:
+        """The graph that was bound, of which this one is a copy with other edge data, or itself."""
+        return self._make("query_side", lambda: Side(self.queries, self)).graph
 
     @property
     def query_side(self) -> Side:
@@ -321,15 +328,14 @@ class TokenGraph:
         return {**self.__dict__, "plans": {}, "_values": {}}
 
     def _make(self, name: str, make: Callable[[], Any]) -> Any:
-        if name not in self._made:
-            # What a validation makes under inference mode, training must be able to use.
-            with torch.inference_mode(False):
-                made = make()
-            if torch.compiler.is_compiling():
-                # Compiled code that changes a graph would be compiled anew for the changed one.
-                return made
-            self._made[name] = made
-        return self._made[name]
+        if name in self._made:
+            return self._made[name]
+        # What a validation makes under inference mode, training must be able to use.
+        with torch.inference_mode(False):
+            made = make()
+        # Compiled code that changes a graph would be compiled anew for the changed one. Of two
+        # threads that come at once the first one's serves both.
+        return made if torch.compiler.is_compiling() else self._made.setdefault(name, made)
 
     def _keep(
         self, place: tuple[str, str], value: EdgeValues, make: Callable[[], Tensor]

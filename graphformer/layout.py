@@ -37,6 +37,8 @@ class Layout:
         if isinstance(tokens, Layout):
             return tokens
         ptr, at, lengths, num_virtual = tokens.ptr, tokens.at, tokens.lengths, tokens.num_virtual
+        # What reads them later, kernels among it, knows no other integers.
+        ptr, at = ptr.long(), at.long()
         start = torch.repeat_interleave(ptr[:-1], ptr.diff(), output_size=at.shape[0])
         counted = torch.arange(at.shape[0], device=at.device) - start - num_virtual
         return cls(ptr, at, lengths, num_virtual, bool((at[:, 0] == counted).all()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -32,8 +33,12 @@ def cache_folder() -> Path:
 def _cache_folder(named: str | None, local: str | None, caches: str | None) -> Path:
     if named:
         return Path(named)
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user without a home, as containers have
+        home = Path(tempfile.gettempdir())
     if sys.platform == "win32":
-        return Path(local or Path.home() / "AppData" / "Local") / "graphformer"
+        return Path(local or home / "AppData" / "Local") / "graphformer"
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "graphformer"
-    return Path(caches or Path.home() / ".cache") / "graphformer"
+        return home / "Library" / "Caches" / "graphformer"
+    return Path(caches or home / ".cache") / "graphformer"

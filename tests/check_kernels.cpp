@@ -40,8 +40,13 @@ Graph make_graph(int64_t queries, int64_t keys, int64_t edges) {
     return g;
 }
 
+// What is given and asked for: all; little, with the rest null; or all, whose numbers are not
+// compared, for weights that are divided by sums near zero, and for scores alone.
+enum Kind { ALL, LITTLE, UNCOMPARED };
+
 struct Case {
     int64_t heads, dim, value_dim, edge_dim, sum_dim, pair_dim, dtype, pair, normalize, threads;
+    Kind kind;
 };
 
 double pointwise(const Case &c, double u) {
@@ -130,9 +135,13 @@ bool check(const Case &c, const Graph &g) {
     t.grad_out = Array(N * H * c.value_dim, T), t.grad_sum = Array(N * H * c.sum_dim, A);
     t.grad_weights = Array(E * H, A);
 
+    if (c.kind == LITTLE)
+        for (Array *each : {&t.query_term, &t.bias, &t.edge_query, &t.sum_data, &t.grad_weights})
+            for (double &x : each->exact) x = 0;
+
     gf_attention a{};
     a.num_queries = N, a.num_keys = M, a.num_edges = E, a.heads = H, a.dim = c.dim;
-    a.value_dim = c.value_dim, a.edge_dim = c.edge_dim, a.sum_dim = c.sum_dim, a.bias_heads = H;
+    a.value_dim = c.value_dim, a.edge_dim = c.edge_dim, a.sum_dim = c.sum_dim, a.bias_heads = c.kind == UNCOMPARED ? 1 : H;
     a.pair_dim = c.pair_dim;
     a.dtype = T, a.pair = c.pair, a.normalize = c.normalize, a.threads = c.threads;
     a.pointwise = pair ? GF_IDENTITY : GF_SOFT_CAP, a.constant = pair ? 0.2 : 3;
@@ -147,6 +156,12 @@ bool check(const Case &c, const Graph &g) {
     a.pair_data = t.pair_data.data();
     a.out = t.out.data(), a.edge_sum = t.edge_sum.data(), a.weights = t.weights.data();
     a.stat = t.stat.data();
+    if (c.kind == LITTLE) {
+        a.query_term = a.bias = a.edge_query = a.edge_data = a.sum_data = nullptr;
+        a.edge_sum = a.weights = nullptr;
+        a.edge_dim = a.sum_dim = 0;
+    }
+    if (c.normalize == GF_SCORES) a.value = a.sum_data = a.out = a.edge_sum = nullptr;
     if (gf_forward(&a) != GF_OK) return false;
 
     Numbers expected(N * H * c.value_dim, 0.0);
@@ -154,7 +169,7 @@ bool check(const Case &c, const Graph &g) {
     objective(c, g, t, &expected);
     t.out.read(T);
     bool right = true;
-    for (size_t i = 0; i < expected.size() && right; ++i)
+    for (size_t i = 0; i < expected.size() && right && c.kind != UNCOMPARED; ++i)
         right = close("out", t.out.exact[i], expected[i], 1 + std::fabs(expected[i]), tolerance);
 
     struct Slope {
@@ -181,15 +196,28 @@ bool check(const Case &c, const Graph &g) {
     }
     a.grad_out = t.grad_out.data(), a.grad_edge_sum = t.grad_sum.data();
     a.grad_weights = t.grad_weights.data();
+    if (c.kind == LITTLE) {
+        a.grad_edge_sum = a.grad_weights = nullptr;
+        for (size_t s = 0; s < slopes.size(); ++s)
+            if (slopes[s].input != &t.key && slopes[s].input != &t.pair_weight) {
+                *slopes[s].place = nullptr;
+                slopes[s].input = nullptr;
+            }
+    }
+    if (c.normalize == GF_SCORES)
+        a.grad_out = a.grad_edge_sum = nullptr, a.grad_value = a.grad_sum_data = nullptr;
     if (gf_backward(&a) != GF_OK) return false;
-    // Slopes along one random direction of each input, by differences.
+    if (c.kind == UNCOMPARED) return true;
+    // Slopes along one random direction of each input, by differences; small ones where a leaky
+    // ReLU has a kink.
+    double step = c.pair == GF_PAIR_LEAKY_RELU ? 1e-7 : 1e-6;
     for (size_t s = 0; s < slopes.size(); ++s) {
+        if (!slopes[s].input || slopes[s].input->exact.empty()) continue;
         Numbers &x = slopes[s].input->exact;
-        if (x.empty()) continue;
         gradients[s].read(slopes[s].dtype);
         Numbers before = x, direction(x.size());
         std::normal_distribution<double> normal;
-        double got = 0, size = 0, step = 1e-7;  // small: a leaky ReLU has a kink
+        double got = 0, size = 0;
         for (size_t i = 0; i < x.size(); ++i) {
             direction[i] = normal(generator);
             got += direction[i] * gradients[s].exact[i];
@@ -222,18 +250,23 @@ int main() {
         Graph small = make_graph(7, 5, 30), hubs = make_graph(40, 60, 5000), none = make_graph(9, 9, 0);
         for (int64_t dtype : {GF_FLOAT32, GF_FLOAT64, GF_BFLOAT16})
             for (int64_t pair : {GF_PRODUCT, GF_PAIR_LEAKY_RELU, GF_PAIR_TANH})
-                for (int64_t normalize : {GF_SOFTMAX, GF_NONE})
+                for (int64_t normalize : {GF_SOFTMAX, GF_SUM, GF_NONE, GF_SCORES})
                     for (int64_t dim : {1, 3, 8, 16, 21, 32, 64, 128, 130}) {
                         int64_t heads = dim > 32 ? 1 + dim % 3 : 1 + (dim * 7 + pair) % 9;
                         // Data of a pair as they are, or mapped.
                         int64_t pair_dim = pair && dim % 2 == (normalize == GF_NONE) ? 1 + dim % 5 : 0;
                         Case c{heads, dim, (dim * 3) % 131, dim % 5, 1 + dim % 3, pair_dim,
-                               dtype, pair, normalize, 1 + dim % 3};
+                               dtype, pair, normalize, 1 + dim % 3, ALL};
+                        if (normalize == GF_SUM || normalize == GF_SCORES) c.kind = UNCOMPARED;
                         for (const Graph *g : {&small, &hubs, &none}) {
                             // Of so many leaky ReLUs some would pass their kink in a step.
                             if (g == &hubs && pair == GF_PAIR_LEAKY_RELU) continue;
                             if (g == &hubs && dim > 16 && (dtype != GF_FLOAT32 || pair)) continue;
                             count.add(check(c, *g));
+                            if (c.kind == UNCOMPARED || g == &hubs) continue;
+                            Case little = c;
+                            little.kind = LITTLE;
+                            count.add(check(little, *g));
                         }
                     }
     }

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import graphformer as gf
+from graphformer import machine
 from graphformer.backends import Cost, calibration
 from graphformer.tasks import calibrate as command
 from graphformer.tasks.record import read_figures
@@ -79,11 +80,34 @@ def test_another_machine_or_number_of_threads_has_its_own(folder: Path) -> None:
     assert len(json.loads(path.read_text())) == 2
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"a cpu": {"dense": "fast"}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[1]",
+        '{"a cpu": {"dense": "fast"}}',
+        '{"a cpu": {"dense": NaN}}',
+        '{"a cpu": {"dense": 0}}',
+    ],
+)
 def test_a_damaged_file_is_named_and_built_in_costs_are_used(folder: Path, text: str) -> None:
     (folder / calibration.FILE).write_text(text)
     with pytest.warns(UserWarning, match=r"calibration\.json is damaged.*graphformer calibrate"):
         assert calibration.factors() == {}
+
+
+def test_a_user_without_a_home_has_built_in_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("GRAPHFORMER_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    machine._cache_folder.cache_clear()
+    try:
+        assert calibration.factors() == {}
+    finally:
+        machine._cache_folder.cache_clear()
 
 
 def test_the_command_measures_every_way_and_keeps_it(

@@ -9,7 +9,7 @@ import torch
 from cases import EXECUTORS, assert_close, make_case
 
 import graphformer as gf
-from graphformer.backends import Request, dense, executors, matmul, shelves
+from graphformer.backends import Request, dense, executors, kernels, matmul, shelves
 from graphformer.tokens import sequences
 
 TOPOLOGIES = ["complete", "causal", "longformer", "difference", "nobody"]
@@ -150,3 +150,19 @@ def test_explain_names_the_executor_and_what_it_holds(monkeypatch: pytest.Monkey
         graph = bind(20, 15)
         gf.plan(graph, heads=2, dim=8, training=True)
         assert words in str(gf.explain(graph, heads=2, dim=8, training=True))
+
+
+@pytest.mark.parametrize("executor", ["sdpa", "matmul", "tiles"])
+def test_offsets_may_be_any_integers(executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if executor == "tiles" and kernels.why_missing():
+        pytest.skip("the kernels are not built")
+    monkeypatch.setattr(executors, "choose", lambda *_: executor)
+    x = torch.randn(9, 2, 4)
+    found = []
+    for dtype in (torch.int64, torch.int32):
+        ptr = torch.tensor([0, 4, 9], dtype=dtype)
+        at = torch.cat([torch.arange(4), torch.arange(5)]).unsqueeze(1).to(dtype)
+        tokens = gf.Tokens(x, ptr, at, torch.tensor([4, 5]))
+        graph = gf.complete().bind(tokens)
+        found.append(gf.attend(x, x, x, graph, backend="dense"))
+    assert torch.equal(*found)

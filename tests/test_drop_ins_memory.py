@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 from unittest.mock import MagicMock, patch
 
@@ -16,7 +18,7 @@ from torch_geometric.utils import to_torch_coo_tensor
 
 import graphformer as gf
 import graphformer.nn as ours
-from graphformer.nn import memory
+from graphformer.nn import drop_in, memory
 
 
 @pytest.fixture
@@ -64,6 +66,38 @@ def test_edges_changed_in_place_are_bound_anew(name: str, binding: MagicMock) ->
     assert binding.call_count == 2
     assert not torch.equal(found, before)
     torch.testing.assert_close(found, layer(x, edge_index.clone()))
+
+
+def test_edges_are_bound_anew_when_other_data_are_put_into_them(binding: MagicMock) -> None:
+    layer, edge_index, x = make("GATConv"), make_edges(), torch.randn(4, 4)
+    layer(x, edge_index)
+    other = make_edges().flip(0)
+    edge_index.data = other
+    torch.testing.assert_close(layer(x, edge_index), layer(x, other))
+    assert binding.call_count == 3
+
+
+def test_threads_that_meet_new_edges_together_bind_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = make("GATConv").eval(), torch.randn(4, 4)
+    together = Barrier(4)
+    bind = drop_in._bind
+
+    def slowly(*arguments: Any) -> Any:
+        together.wait(10)  # all of them are binding
+        return bind(*arguments)
+
+    monkeypatch.setattr(drop_in, "_bind", slowly)
+
+    def run(edge_index: Tensor) -> Tensor:
+        with torch.no_grad():
+            return layer(x, edge_index)
+
+    for _ in range(20):
+        edge_index = make_edges()
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(run, [edge_index] * 4))
+        for each in found[1:]:
+            torch.testing.assert_close(each, found[0])
 
 
 def test_equal_edges_of_another_tensor_are_bound_anew(binding: MagicMock) -> None:

@@ -85,6 +85,19 @@ def test_from_edge_index_takes_graphs_without_edges() -> None:
     assert gf.attend(x, x, x, graph).eq(0).all()
 
 
+@pytest.mark.parametrize("kind", ["repeats kept", "a set"])
+def test_edges_that_change_later_change_no_graph(kind: str) -> None:
+    edge_index = torch.tensor([[0, 1, 2], [1, 2, 0]])
+    if kind == "a set":
+        graph = gf.edges(edge_index).bind(gf.sequences(torch.zeros(1, 3, 1)))
+    else:
+        graph = gf.TokenGraph.from_edge_index(edge_index, 3)
+    before = edge_index.clone()
+    edge_index[0, 1] = 10_000_000
+    assert torch.equal(graph.edge_index, before)
+    assert graph.csr.index.max() == 2
+
+
 def test_ids_do_not_count_virtual_tokens() -> None:
     tokens = make_tokens(LENGTHS, num_virtual=2)
     graph = gf.edges("bond").bind(tokens, bond=gf.EdgeValues(GIVEN, torch.arange(5.0)))

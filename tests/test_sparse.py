@@ -233,7 +233,7 @@ def arguments(**changes: Any) -> operators.Arguments:
         normal(5, 2, 4), normal(6, 2, 4), normal(6, 2, 3), normal(5, 2, 1)[..., 0],
         normal(6, 2, 1)[..., 0], torch.randn(20, 2), normal(5, 2, 3), torch.randn(20, 3),
         torch.randn(20, 2), None, None, None, *gf.backends.sparse.edges_of(graph),
-        torch.tensor(3), 2, 1, 0, 0, 0.5, 0.2, 0.25, True,
+        torch.tensor(3), 2, 1, 0, 0, 0.5, 0.2, 0.25, True, False,
     )  # fmt: skip
     return given._replace(**changes)
 
@@ -315,55 +315,3 @@ def test_autocast_keeps_terms_precise() -> None:
     assert out.dtype == torch.bfloat16
     expected = gf.attend(*rounded, graph, score, backend="reference")
     assert (out - expected).norm() < 1e-2 * expected.norm()
-
-
-# ---- refusals ----
-
-
-def explained(graph: gf.TokenGraph, **settings: Any) -> str:
-    candidate = gf.explain(graph, **settings).candidates["sparse"]
-    assert isinstance(candidate, str)
-    return candidate
-
-
-def test_without_kernels_it_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GRAPHFORMER_KERNELS", "/nowhere/kernels.so")
-    kernels._load.cache_clear()
-    try:
-        graph = make_graph(5, 5, 9)
-        assert "pip install" in explained(graph)
-        assert "/nowhere/kernels.so" in explained(graph)
-        assert gf.explain(graph).name == "reference"
-        assert kernels.instruction_set() is None
-        with pytest.raises(ValueError, match=r"the sparse backend cannot run this.*install GCC"):
-            gf.attend(*[normal(5, 2, 4)] * 3, graph, backend="sparse")
-    finally:
-        kernels._load.cache_clear()
-
-
-def test_a_library_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    if MISSING is not None:
-        pytest.skip(MISSING)
-    monkeypatch.setattr(kernels.ctypes, "sizeof", lambda _: 8)
-    kernels._load.cache_clear()
-    try:
-        assert "of another version" in explained(make_graph(5, 5, 9))
-    finally:
-        kernels._load.cache_clear()
-
-
-def test_what_the_kernels_do_not_know_is_refused() -> None:
-    graph = make_graph(5, 5, 9)
-
-    class Distance(gf.PairwiseScore):
-        def forward(self, query: Tensor, key: Tensor, pair: gf.layout.Pair) -> Tensor:
-            return -(query - key).norm(dim=-1)
-
-    assert "edges x heads x dim" in explained(graph, score=Distance())
-    assert "not in torch.float16" in explained(graph, dtype=torch.float16)
-
-
-@needs_kernels
-def test_an_unknown_instruction_set_is_refused() -> None:
-    with pytest.raises(ValueError, match="no instruction set 'sse9'"):
-        kernels.use_instruction_set("sse9")

@@ -145,12 +145,6 @@ def test_sparse_agrees_with_reference_over_any_graph(
     found = case.results("sparse", **asked)
     assert found["out"].dtype == dtype
     expected = case.to(torch.float64).results("reference", **asked)
-    if dtype == torch.bfloat16:
-        # Slopes of a query cancel, up to what the output, from which their mean is found, was
-        # rounded by. Weights of scores multiply that by the length of what they meet.
-        of_score = {f"gradient of {name}" for name, _ in case.score.named_parameters()}
-        errors = {name: error(found.pop(name), expected.pop(name), 1.0) for name in of_score}
-        assert all(value < 0.1 for value in errors.values()), errors
     assert_close(found, expected, TOLERANCE[dtype])
 
 

@@ -82,12 +82,12 @@ def this_machine() -> str:
 
 @cache
 def _read(path: Path) -> dict[str, dict[str, float]]:
-    if not path.is_file():
-        return {}
     try:
+        if not path.is_file():
+            return {}
         found = json.loads(path.read_text("utf-8"))
         return {
-            str(machine): {str(name): float(value) for name, value in factors.items()}
+            str(machine): {str(name): _checked(value) for name, value in factors.items()}
             for machine, factors in found.items()
         }
     except (OSError, ValueError, AttributeError, TypeError) as error:
@@ -96,3 +96,15 @@ def _read(path: Path) -> dict[str, dict[str, float]]:
             stacklevel=2,
         )
         return {}
+
+
+def _checked(value: object) -> float:
+    """A factor of a file.
+
+    Raises:
+        ValueError: it is none.
+    """
+    factor = float(value)  # type: ignore[arg-type]  # what is no number has an error of its own
+    if not 0 < factor < float("inf"):
+        raise ValueError(f"a factor is {factor}")
+    return factor

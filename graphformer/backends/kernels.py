@@ -23,6 +23,7 @@ INTERFACE = 5
 # Bytes from which on a tensor is worth larger pages.
 LARGE = 1 << 22
 
+SETS = ("avx512", "avx2", "portable")
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 NORMALIZE = ("softmax", "sum", "none", "scores")
 
@@ -35,7 +36,7 @@ INPUTS = (
     *("query", "key", "value", "query_term", "key_term", "bias", "edge_query", "edge_data"),
     *("sum_data", "pair_weight", "pair_map", "pair_data"),
 )
-OUTPUTS = ("out", "edge_sum", "weights", "stat")
+OUTPUTS = ("out", "edge_sum", "weights", "stat", "out_rest")
 _OUTSIDE = ("grad_out", "grad_edge_sum", "grad_weights")
 GRADIENTS = (
     *("grad_query", "grad_key", "grad_value", "grad_query_term", "grad_key_term", "grad_bias"),
@@ -254,6 +255,14 @@ def _load() -> ctypes.CDLL | str:
     found.gf_use_team.argtypes = [ctypes.c_void_p]
     found.gf_use_team.restype = None
     found.gf_use_team(_team_of_torch())
+    if (named := os.environ.get("GRAPHFORMER_ISA")) and not found.gf_has_instruction_set(
+        named.encode()
+    ):
+        known = [name for name in SETS if found.gf_has_instruction_set(name.encode())]
+        raise ValueError(
+            f"GRAPHFORMER_ISA is {named!r}: this machine has {', '.join(known)}; write one "
+            "of them, or nothing for the best"
+        )
     return found
 
 

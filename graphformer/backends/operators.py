@@ -18,15 +18,18 @@ _SETTINGS = (
 )
 _GIVEN = ", ".join(f"Tensor? {name}" for name in kernels.INPUTS)
 _EDGES = ", ".join(f"Tensor {name}" for name in kernels.EDGES)
-_INPUTS = f"{_GIVEN}, {_EDGES}, Tensor? seed, {_SETTINGS}, bool weighs"
+_INPUTS = f"{_GIVEN}, {_EDGES}, Tensor? seed, {_SETTINGS}, bool weighs, bool exact"
 _OUTPUTS = ", ".join(f"Tensor {name}" for name in kernels.OUTPUTS)
 _OUTSIDE = "Tensor? grad_out, Tensor? grad_edge_sum, Tensor? grad_weights"
 NUM_INPUTS = len(kernels.INPUTS)
-NUM_SETTINGS = 8
+NUM_OUTPUTS = len(kernels.OUTPUTS)
+NUM_SETTINGS = 9
 NUM_ARGUMENTS = NUM_INPUTS + len(kernels.EDGES) + 1 + NUM_SETTINGS
 
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
 LIBRARY = torch.library.Library("graphformer", "DEF")
-LIBRARY.define(f"sparse_forward({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)")
+LIBRARY.define(f"sparse_forward({_INPUTS}) -> ({', '.join(['Tensor'] * NUM_OUTPUTS)})")
 LIBRARY.define(f"sparse_backward({_INPUTS}, {_OUTPUTS}, {_OUTSIDE}, bool[] wanted) -> Tensor[]")
 
 
@@ -49,6 +52,7 @@ class Arguments(NamedTuple):
         scale: what multiplies the product of query and key.
         constant: slope or cap of the function.
         weighs: whether weights [edge, head] are wanted; always where only scores are.
+        exact: whether what `out` was rounded by is kept for a backward.
     """
 
     query: Tensor | None
@@ -77,6 +81,7 @@ class Arguments(NamedTuple):
     constant: float
     dropout: float
     weighs: bool
+    exact: bool
 
     @property
     def dtype(self) -> torch.dtype:
@@ -101,7 +106,7 @@ def sparse_attention(arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
     given: tuple[Any, ...] = arguments
     if torch.compiler.is_compiling():
         given = _told_apart(given)
-    out, edge_sum, weights, _ = _Attention.apply(*given)
+    out, edge_sum, weights, *_ = _Attention.apply(*given)
     return out, edge_sum, weights
 
 
@@ -114,7 +119,7 @@ def _told_apart(given: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(found)
 
 
-def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _forward(*arguments: Any) -> Outputs:
     given = _contiguous(Arguments(*arguments))
     _check(given)
     outputs = _make_outputs(given)
@@ -128,7 +133,7 @@ def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def _backward(*arguments: Any) -> list[Tensor]:
     given = _contiguous(Arguments(*arguments[:NUM_ARGUMENTS]))
-    outputs = arguments[NUM_ARGUMENTS:-4]
+    outputs = arguments[NUM_ARGUMENTS : NUM_ARGUMENTS + NUM_OUTPUTS]
     outside = [None if x is None else x.contiguous() for x in arguments[-4:-1]]
     gradients = _make_gradients(given, arguments[-1])
     tensors = _tensors(given)
@@ -160,6 +165,15 @@ def _check(given: Arguments) -> None:
         (edges, sum_dim), (heads, dim), (pair_dim, heads * dim), (edges, pair_dim),
     )  # fmt: skip
     parts: tuple[Any, ...] = given[:NUM_INPUTS]
+    of_tokens = {"query", "key", "value"}
+    for name, part in zip(kernels.INPUTS, parts, strict=False):
+        dtype = given.dtype if name in of_tokens else given.precision
+        if part is not None and part.dtype != dtype:
+            raise ValueError(f"the score's {name.replace('_', ' ')} is {part.dtype}, not {dtype}")
+    for name in ("ptr", "key_of", "key_ptr", "query_of", "place"):
+        edges_part = getattr(given, name)
+        if edges_part.dtype != torch.int32 or not edges_part.is_contiguous():
+            raise ValueError(f"{name} is {edges_part.dtype}: make it contiguous int32")
     for name, part, shape in zip(kernels.INPUTS, parts, wanted, strict=True):
         if part is not None and part.shape != shape:
             words = name.replace("_", " ")
@@ -175,7 +189,7 @@ def _dim(given: Arguments) -> int:
     return 0 if product is None else product.shape[2]
 
 
-def _make_outputs(given: Arguments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _make_outputs(given: Arguments) -> Outputs:
     num_queries, num_edges = given.ptr.shape[0] - 1, given.key_of.shape[0]
     heads, device = given.heads, given.ptr.device
 
@@ -189,7 +203,8 @@ def _make_outputs(given: Arguments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         edge_sum = empty(num_queries, heads, given.sum_data.shape[1])
     weights = empty(num_edges, heads) if given.weighs else empty(0)
     stat = empty(num_queries, heads) if given.normalize < 2 else empty(0)
-    return out, edge_sum, weights, stat
+    rest = torch.empty_like(out) if given.exact else empty(0, dtype=given.dtype)
+    return out, edge_sum, weights, stat, rest
 
 
 def _make_gradients(given: Arguments, wanted: list[bool]) -> list[Tensor]:
@@ -241,7 +256,7 @@ LIBRARY.impl("sparse_backward", _backward, "CPU")
 
 
 @torch.library.register_fake("graphformer::sparse_forward", lib=LIBRARY)
-def _fake_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _fake_forward(*arguments: Any) -> Outputs:
     return _make_outputs(Arguments(*arguments))
 
 
@@ -252,12 +267,12 @@ def _fake_backward(*arguments: Any) -> list[Tensor]:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        outputs = torch.ops.graphformer.sparse_forward(*arguments)
+    def forward(ctx: Any, *arguments: Any) -> Outputs:
+        outputs: Outputs = torch.ops.graphformer.sparse_forward(*arguments)
         ctx.save_for_backward(*arguments[:-NUM_SETTINGS], *outputs)
         ctx.settings = arguments[-NUM_SETTINGS:]
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(outputs[3])
+        ctx.mark_non_differentiable(*outputs[3:])
         return outputs
 
     @staticmethod
@@ -267,11 +282,13 @@ class _Attention(torch.autograd.Function):
                 "the sparse backend has no double backward; write attend(..., backend='reference')"
             )
         saved = ctx.saved_tensors
-        outputs, tensors = saved[-4:], saved[:-4]
+        outputs, tensors = saved[-NUM_OUTPUTS:], saved[:-NUM_OUTPUTS]
         wanted = list(ctx.needs_input_grad[:NUM_INPUTS])
         outside = [
             grad if part.numel() else None for grad, part in zip(grads, outputs, strict=True)
         ]
+        if not any(grad is not None for grad in outside):
+            return (None,) * NUM_ARGUMENTS  # what follows is no function of the outputs
         if outside[0] is None and outputs[0].numel():
             outside[0] = torch.zeros_like(outputs[0])
         gradients = torch.ops.graphformer.sparse_backward(

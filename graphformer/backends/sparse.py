@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from graphformer.backends import kernels
 from graphformer.backends.calibration import factor
@@ -141,11 +142,8 @@ def _edge_values(graph: TokenGraph, name: str) -> Tensor:
 
 def run(request: Request, operands: Operands) -> Attended:
     """One call of the kernels; two where the score has a function of its own between them."""
-    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-        raise RuntimeError(
-            "the sparse backend does not run under torch.func; write attend(..., "
-            "backend='reference')"
-        )
+    if not torch.compiler.is_compiling():
+        _check_transforms(operands)
     graph, precision = request.graph, torch.promote_types(request.dtype, torch.float32)
     bias = None
     for term in request.score.biases:
@@ -154,8 +152,23 @@ def run(request: Request, operands: Operands) -> Attended:
     parts = _Parts(request, operands, bias, precision)
     if request.has_function:
         bias = request.score.core(parts.scores(), _pair(request)).to(precision)
-        parts = _Parts(request, Operands(None, None, operands.value), bias, precision)
+        parts = _Parts(request, Operands(None, None, operands.value), bias, precision, True)
     return parts.attend()
+
+
+def _check_transforms(operands: Operands) -> None:
+    """Raises an error where derivatives are asked for that the kernels have none of."""
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            "the sparse backend does not run under torch.func; write attend(..., "
+            "backend='reference')"
+        )
+    if forward_ad._current_level >= 0:
+        parts = [x for x in operands if isinstance(x, Tensor)]
+        if any(forward_ad.unpack_dual(x).tangent is not None for x in parts):
+            raise RuntimeError(
+                "the sparse backend has no forward mode; write attend(..., backend='reference')"
+            )
 
 
 def _pair(request: Request) -> Pair:
@@ -169,11 +182,21 @@ def _pair(request: Request) -> Pair:
 class _Parts:
     """The numbers of an attention with all of its heads, or with one where all weigh alike.
 
-    Without query, key and terms the bias is the finished score.
+    Args:
+        request: what is asked for.
+        operands: what the score has prepared.
+        bias: of each edge by query, [edge, head or 1].
+        precision: of terms and biases.
+        finished: whether the bias is the score itself, to which nothing more is done.
     """
 
     def __init__(
-        self, request: Request, operands: Operands, bias: Tensor | None, precision: torch.dtype
+        self,
+        request: Request,
+        operands: Operands,
+        bias: Tensor | None,
+        precision: torch.dtype,
+        finished: bool = False,
     ) -> None:
         query, key, value, query_term, key_term, edge_query, self.scale = operands
         if query is None or key is None:
@@ -183,7 +206,7 @@ class _Parts:
         self.request, self.precision, self.bias = request, precision, bias
         self.alike = alike and not request.dropout
         self.heads = 1 if self.alike else request.heads
-        self.finished = request.has_function and all(x is None for x in said[:-1])
+        self.finished = finished
         self.query, self.key = self._spread(query), self._spread(key)
         self.value = value.flatten(1).unsqueeze(1) if self.alike else self._spread(value)
         self.query_term, self.key_term, self.edge_query = (
@@ -250,6 +273,8 @@ class _Parts:
             constant,
             request.dropout if drops else 0.0,
             weighs,
+            # Only softmax and sums look at the output again.
+            sums and request.grad and request.dtype == torch.bfloat16 and normalize != "none",
         )
 
     def _edge_data(self, name: str | None) -> Tensor | None:

@@ -46,6 +46,7 @@ typedef struct {
 
     void *out, *edge_sum, *weights;  // [query, head, value_dim or sum_dim], [edge, head]
     void *stat;                      // [query, head]: log-sum-exp, or the sum that divides
+    void *out_rest;                  // as `out`: what that was rounded by, for the backward; or null
 
     const void *grad_out, *grad_edge_sum, *grad_weights;
     void *grad_query, *grad_key, *grad_value, *grad_query_term, *grad_key_term, *grad_bias;

@@ -58,7 +58,7 @@ template <class A> void add_parts(const A *parts, int64_t units, int64_t size, A
 
 template <class T> int run_backward(const gf_attention &a, Parallel parallel) {
     using A = precise<T>;
-    Problem<T> p(a, parallel);
+    Problem<T> p(a);
     Slopes<T> slopes{p, nullptr, nullptr, nullptr, nullptr};
     bool keys = a.grad_key || a.grad_key_term || a.grad_value;
     bool outside = a.grad_weights && a.normalize != GF_SCORES;

@@ -91,7 +91,12 @@ template <class T> class Forward {
             int64_t dim = p_.value_dim, size = pass_.values_size();
             for (int64_t h = 0; h < p_.heads; ++h)
                 for (int64_t d = 0; d < dim; ++d) out_[h * dim + d] = sum[h * dim + d] * factor_[h];
-            narrow(out_, static_cast<T *>(a_.out) + row * size, size);
+            T *out = static_cast<T *>(a_.out) + row * size;
+            narrow(out_, out, size);
+            if (a_.out_rest) {
+                for (int64_t i = 0; i < size; ++i) out_[i] -= to_precise(out[i]);
+                narrow(out_, static_cast<T *>(a_.out_rest) + row * size, size);
+            }
             if (!a_.edge_sum) return;
             int64_t count = p_.heads * a_.sum_dim;
             p_.transpose_back(sum + size, out_, a_.sum_dim);
@@ -265,7 +270,7 @@ template <class T> class Weights {
 };
 
 template <class T> int run_forward(const gf_attention &a, Parallel parallel) {
-    Problem<T> p(a, parallel);
+    Problem<T> p(a);
     Forward<T> forward(p);
     if (!Rows<Forward<T>>::run(forward, a.ptr, a.num_queries, a.num_edges, a.threads, parallel))
         return GF_NO_MEMORY;

@@ -74,6 +74,11 @@ template <class T> class QueryPass {
             }
             if (a_.normalize == GF_NONE || !s_.has_slopes()) return;
             widen<A>(static_cast<const T *>(a_.out) + row * size, row_, size);
+            // Of an output that was rounded the slopes of a query's edges would be off, all alike.
+            if (a_.out_rest) {
+                const T *rest = static_cast<const T *>(a_.out_rest) + row * size;
+                for (int64_t i = 0; i < size; ++i) row_[i] += to_precise(rest[i]);
+            }
             for (int64_t h = 0; h < heads; ++h)
                 delta_[h] = inner(grad_out_ + h * dim, row_ + h * dim, dim);
             if (a_.grad_edge_sum) {
@@ -155,7 +160,7 @@ template <class T> class QueryPass {
 
         void outside_scores(int64_t place, int64_t num) {
             fill(dw_, A(0), num * p_.padded);
-            add_outside(place, num);
+            if (a_.grad_weights) add_outside(place, num);
             if (a_.pointwise == GF_IDENTITY) {
                 memcpy(z_, dw_, num * p_.padded * sizeof(A));
                 return;

@@ -85,7 +85,6 @@ inline void dots4(const A *fixed, const Gathered<T> &rows, int64_t num, int64_t 
             m[h] = q[h * N] * load<A, L>(row + h * N * L);
             for (int v = 1; v < N; ++v) m[h] += q[h * N + v] * load<A, L>(row + (h * N + v) * L);
         }
-
         store<A, 4>(z + n * heads + head, sum4(m[0], m[1], m[2], m[3]));
     }
 }
@@ -130,8 +129,8 @@ inline void add_tile(const A *w, int64_t heads, const Gathered<T> &rows, int64_t
     for (int64_t n = 0; n < num; ++n) {
         const T *row = rows.row(n) + column;
         prefetch(rows.later(n, ahead) + column, V * L * sizeof(T));
-    #pragma GCC unroll 32
-    for (int v = 0; v < V; ++v) s[v] += w[n * heads + v / N] * load<A, L>(row + v * L);
+#pragma GCC unroll 32
+        for (int v = 0; v < V; ++v) s[v] += w[n * heads + v / N] * load<A, L>(row + v * L);
     }
 #pragma GCC unroll 32
     for (int v = 0; v < V; ++v) store<A, L>(sum + column + v * L, s[v]);

@@ -76,12 +76,11 @@ template <class A> inline void fill(A *data, A value, int64_t size) {
 template <class T> struct Problem {
     using A = precise<T>;
     const gf_attention &a;
-    Parallel parallel;
     int64_t heads, padded, period, dim, value_dim;
     RowFunctions<T> products, sums;
 
-    Problem(const gf_attention &a, Parallel parallel)
-        : a(a), parallel(parallel), heads(a.heads), padded(1), dim(a.dim), value_dim(a.value_dim),
+    explicit Problem(const gf_attention &a)
+        : a(a), heads(a.heads), padded(1), dim(a.dim), value_dim(a.value_dim),
           products(row_functions<T>(a.dim)), sums(row_functions<T>(a.value_dim)) {
         constexpr int64_t width = WIDTH<A>;
         while (padded < heads && padded < width) padded *= 2;

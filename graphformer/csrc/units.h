@@ -53,8 +53,8 @@ inline int64_t num_units(int64_t rows, int64_t edges) { return (rows + edges + U
 // Runs `Pass` over all rows of a sorted list of edges. A row that lies in one unit is finished
 // there. The parts of a row that lies in several are kept, and joined in their order.
 //
-// Pass::Worker has begin(row), edges(row, first, last, state), clear(state), join(state, part),
-// finish(row, state, unit); Pass has state_size() and scratch_size().
+// Pass::Worker has open(unit), begin(row), edges(row, first, last, state), clear(state),
+// join(state, part), finish(row, state); Pass has state_size() and scratch_size().
 template <class Pass> struct Rows {
     using A = typename Pass::Number;
     Pass &pass;

@@ -173,13 +173,9 @@ def sums(
     return found if isinstance(found, Attended) else Attended(found)
 
 
-def own_edges(edge_index: Tensor, given: Tensor) -> Tensor:
-    """Edges that share nothing with those that were given: a graph would keep these alive."""
-    if isinstance(edge_index, EdgeIndex):
-        edge_index = edge_index.as_tensor()
-    if isinstance(given, EdgeIndex):
-        given = given.as_tensor()
-    return edge_index.clone() if edge_index is given else edge_index
+def plain(edge_index: Tensor) -> Tensor:
+    """Edges as a tensor and nothing else."""
+    return edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
 
 
 def _bind(edge_index: Tensor, ends: Ends) -> TokenGraph:
@@ -187,7 +183,7 @@ def _bind(edge_index: Tensor, ends: Ends) -> TokenGraph:
     if is_torch_sparse_tensor(found):
         # PyG's adjacency is transposed: a row is a query.
         found = to_edge_index(found)[0].flip(0)
-    edges = own_edges(found, given=edge_index)
+    edges = plain(found)
     ones = torch.ones((), device=edges.device).expand(edges.shape[1])
     num_keys = None if ends.num_keys == ends.num_queries else ends.num_keys
     return TokenGraph.from_edge_index(edges, ends.num_queries, num_keys, edge=ones)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from graphformer.graph import TokenGraph
-from graphformer.nn.drop_in import DropIn, Ends, bound, eager, fits, is_ours, own_edges, sums
+from graphformer.nn.drop_in import DropIn, Ends, bound, eager, fits, is_ours, plain, sums
 from graphformer.nn.linear_maps import mapped, plus
 from graphformer.nn.memory import remembered
 from graphformer.nn.scores import given_weight
@@ -34,7 +34,10 @@ class GCNConv(DropIn, torch_geometric.nn.GCNConv):
         graph = self._graph(x, edge_index, edge_weight)
         value = mapped(x, self.lin)[0].unsqueeze(1)
         out = sums((None, None, value), graph, given_weight(), normalize="none").out.squeeze(1)
-        return out if self.bias is None else plus(out, self.bias)
+        if self.bias is None:
+            # Under autocast PyG's sum has the dtype of its weights.
+            return out.to(torch.promote_types(out.dtype, x.dtype))
+        return plus(out, self.bias)
 
     def _is_ours(self, x: Any, edge_index: Any, edge_weight: Any) -> bool:
         # Through a sparse matrix PyG itself takes one product.
@@ -59,8 +62,7 @@ class GCNConv(DropIn, torch_geometric.nn.GCNConv):
 
             def bind() -> TokenGraph:
                 added, weight = self._norm(x, edge_index, None)
-                edges = own_edges(added, given=edge_index)
-                return TokenGraph.from_edge_index(edges, x.shape[0], edge=weight)
+                return TokenGraph.from_edge_index(plain(added), x.shape[0], edge=weight)
 
             graph = remembered(edge_index, settings, bind)
             if edge_weight is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from threading import Lock
 from typing import Any, TypeVar
 
 import torch
@@ -18,7 +19,7 @@ Made = TypeVar("Made")
 class _Remembered:
     """What was made of one tensor, under the settings that it was made with."""
 
-    def __init__(self, version: int) -> None:
+    def __init__(self, version: tuple[int, ...]) -> None:
         self.version = version
         self.made: dict[Hashable, Any] = {}
 
@@ -33,6 +34,7 @@ class _Remembered:
 
 # For all layers of all models: the second layer and the next epoch find what the first one bound.
 _memory = WeakTensorKeyDictionary()
+_lock = Lock()
 
 
 def remembered(tensor: Tensor, settings: Hashable, make: Callable[[], Made]) -> Made:
@@ -59,14 +61,19 @@ def remembered(tensor: Tensor, settings: Hashable, make: Callable[[], Made]) -> 
         return made
     # To look at a sparse tensor may count as a change of it.
     version = _version(tensor)
-    if found is None or found.version != version:
-        found = _memory[tensor] = _Remembered(version)
-    found.made[settings] = made
-    return made
+    with _lock:
+        # Another thread may have been here in the meantime: then what it made serves both.
+        found = _memory.get(tensor)
+        if found is None or found.version != version:
+            found = _memory[tensor] = _Remembered(version)
+        kept: Made = found.made.setdefault(settings, made)
+    return kept
 
 
-def _version(tensor: Tensor) -> int:
-    """How often it was changed in place."""
+def _version(tensor: Tensor) -> tuple[int, ...]:
+    """What differs once it was changed: by operations in place, or by other data put into it."""
     if isinstance(tensor, EdgeIndex):
         tensor = tensor.as_tensor()
-    return tensor._version
+    if tensor.layout is not torch.strided:
+        return (tensor._version,)
+    return tensor._version, tensor.data_ptr(), *tensor.shape

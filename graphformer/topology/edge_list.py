@@ -254,5 +254,5 @@ def _shifted(ids: Tensor, layout: Layout, what: str) -> Int[Tensor, "edge"]:
             f"counted): ids are 0 to {num_real - 1}"
         )
     if not layout.num_virtual:
-        return ids
+        return ids.clone()  # which whoever gave them may change
     return (layout.at[:, 0] >= 0).nonzero().squeeze(1)[ids]
