@@ -17,8 +17,10 @@ from torch import Tensor
 from graphformer.machine import cpu_name
 
 Run = Callable[[], object]
-# Seconds of a turn at least: short calls are repeated, as training repeats them.
-TURN = 0.02
+# Seconds of a turn at least: short calls are repeated, as training repeats them. A call that takes
+# less than the second figure is not counted where it is the first of its turn: the one before it
+# may have left caches and memory to be filled anew.
+TURN, SETTLING = 0.02, 1.0
 
 
 class Demand(NamedTuple):
@@ -60,7 +62,8 @@ def medians(
 
     Args:
         runs: what is called, once before it is timed.
-        rounds: turns of each, of one call, or of as many as take a fiftieth of a second.
+        rounds: turns of each: a long call, or one to settle and as many as take a fiftieth of a
+            second.
         patience: seconds after which a run is left out of further rounds.
     """
     names = list(runs)
@@ -71,7 +74,9 @@ def medians(
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             if sum(found[name]) < patience:
-                found[name].append(seconds(runs[name], TURN))
+                first_call = seconds(runs[name])
+                settled = first_call >= SETTLING
+                found[name].append(first_call if settled else seconds(runs[name], TURN))
     return {name: statistics.median(found[name]) for name in names}
 
 

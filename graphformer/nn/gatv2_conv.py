@@ -8,7 +8,7 @@ import torch_geometric.nn
 from torch import Tensor
 
 from graphformer.nn.drop_in import DropIn, bound, eager, sums
-from graphformer.nn.linear_maps import is_plain, mapped
+from graphformer.nn.linear_maps import mapped, may_map
 from graphformer.nn.looped import edge_features, ends_of, finish, with_weights
 from graphformer.nn.scores import gatv2
 
@@ -39,7 +39,7 @@ class GATv2Conv(DropIn, torch_geometric.nn.GATv2Conv):
         graph, edge_weight = bound(edge_index, ends), None
         if of_edge:
             features = edge_features(self, edge_index, edge_attr, ends)
-            if is_plain(self.lin_edge):
+            if may_map(self.lin_edge, features):
                 edge_weight = self.lin_edge.weight.view(self.heads, self.out_channels, -1)
             graph = graph.with_edge_data(
                 edge=features if edge_weight is not None else self.lin_edge(features)

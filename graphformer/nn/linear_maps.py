@@ -41,6 +41,12 @@ def is_plain(linear: Any) -> bool:
     return _is_unhooked(linear) and linear.bias is None
 
 
+def may_map(linear: Any, x: Tensor) -> bool:
+    """Whether another product may take up a map of `x`; else it gives its own result, or error."""
+    fits = x.dtype == linear.weight.dtype or torch.is_autocast_enabled(x.device.type)
+    return is_plain(linear) and fits and x.shape[1] == linear.weight.shape[1]
+
+
 def _is_unhooked(linear: Any) -> bool:
     return (
         type(linear) is Linear

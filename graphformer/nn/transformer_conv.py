@@ -9,7 +9,7 @@ import torch_geometric.nn
 from torch import Tensor
 
 from graphformer.nn.drop_in import DropIn, Ends, bound, eager, fits, is_ours, sums
-from graphformer.nn.linear_maps import is_plain, mapped, plus
+from graphformer.nn.linear_maps import mapped, may_map, plus
 from graphformer.nn.scores import EDGE, edge_dot
 from graphformer.scores import DotProduct
 
@@ -70,7 +70,7 @@ class TransformerConv(DropIn, torch_geometric.nn.TransformerConv):
             return False
         if self.lin_edge is None or edge_attr is None:
             return self.lin_edge is None and edge_attr is None
-        return edge_attr.dim() == 2 and is_plain(self.lin_edge)
+        return edge_attr.dim() == 2 and may_map(self.lin_edge, edge_attr)
 
     def _project(self, memory: Tensor, target: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """Query, key and value, and what a node keeps of itself."""
