@@ -351,3 +351,19 @@ def test_autocast_gives_its_dtype_and_much_the_same(name: str) -> None:
     with torch.autocast("cpu", torch.bfloat16), attending():
         found = drop.float()(x.float(), EDGE_INDEX)
     assert (found.double() - expected).norm() < 2e-2 * expected.norm()
+
+
+@pytest.mark.parametrize("name", ["TransformerConv", "GATConv", "GATv2Conv"])
+def test_edge_features_of_another_dtype_are_refused_as_by_pyg(name: str) -> None:
+    layer = getattr(ours, name)(4, 4, edge_dim=3)
+    x, bond = torch.randn(4, 4), torch.randn(EDGE_INDEX.shape[1], 3, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="same dtype"):
+        layer(x, EDGE_INDEX, bond)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_dtype_of_a_gcn_under_autocast_is_that_of_pyg(bias: bool) -> None:
+    x, layers = torch.randn(4, 4), [kind.GCNConv(4, 4, bias=bias) for kind in (pyg, ours)]
+    with torch.autocast("cpu", torch.bfloat16):
+        theirs, mine = (layer(x, EDGE_INDEX).dtype for layer in layers)
+    assert mine == theirs
