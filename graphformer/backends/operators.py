@@ -165,18 +165,18 @@ def _check(given: Arguments) -> None:
         (edges, sum_dim), (heads, dim), (pair_dim, heads * dim), (edges, pair_dim),
     )  # fmt: skip
     parts: tuple[Any, ...] = given[:NUM_INPUTS]
-    of_tokens = {"query", "key", "value"}
-    for name, part in zip(kernels.INPUTS, parts, strict=False):
-        dtype = given.dtype if name in of_tokens else given.precision
-        if part is not None and part.dtype != dtype:
-            raise ValueError(f"the score's {name.replace('_', ' ')} is {part.dtype}, not {dtype}")
     for name in ("ptr", "key_of", "key_ptr", "query_of", "place"):
-        edges_part = getattr(given, name)
-        if edges_part.dtype != torch.int32 or not edges_part.is_contiguous():
-            raise ValueError(f"{name} is {edges_part.dtype}: make it contiguous int32")
+        indexes = getattr(given, name)
+        if indexes.dtype != torch.int32 or not indexes.is_contiguous():
+            raise ValueError(f"{name} is {indexes.dtype}: make it contiguous int32")
     for name, part, shape in zip(kernels.INPUTS, parts, wanted, strict=True):
-        if part is not None and part.shape != shape:
-            words = name.replace("_", " ")
+        if part is None:
+            continue
+        words = name.replace("_", " ")
+        dtype = given.dtype if name in ("query", "key", "value") else given.precision
+        if part.dtype != dtype:
+            raise ValueError(f"the score's {words} is {part.dtype}, not {dtype}")
+        if part.shape != shape:
             raise ValueError(
                 f"the score's {words} has shape {list(part.shape)}, and this graph, {heads} heads "
                 f"and what it meets need {list(shape)}; compare what the score's methods return "
