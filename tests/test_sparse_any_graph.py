@@ -148,6 +148,25 @@ def test_sparse_agrees_with_reference_over_any_graph(
     assert_close(found, expected, TOLERANCE[dtype])
 
 
+def large_graph() -> Edges:
+    """Edges in any order: a query that has a third of them, a key that a third go to, idle ones."""
+    generator = torch.Generator().manual_seed(0)
+
+    def ends(size: int, hub: int) -> Tensor:
+        drawn = torch.randint(size - 3, (200_000,), generator=generator)
+        return torch.where(torch.rand(200_000, generator=generator) < 1 / 3, hub, drawn)
+
+    return Edges(torch.stack([ends(700, 500), ends(300, 120)]), 700, 300)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_what_blocks_of_queries_leave_to_keys_adds_up(score: str) -> None:
+    """Of 65,536 edges a block has 16 MiB: weights and slopes of 16 heads in float64."""
+    case = make(large_graph(), True, score, (16, 1, 1, 1), seed=0)
+    found = case.results("sparse", return_weights=True)
+    assert_close(found, case.results("reference", return_weights=True), 1e-10)
+
+
 @given(graph=GRAPHS, score=NAMES, sizes=SIZES, seed=SEEDS)
 def test_who_hears_nobody_gets_zero_and_gives_none(
     graph: tuple[Edges, bool], score: str, sizes: tuple[int, ...], seed: int

@@ -33,6 +33,8 @@ CACHED = 2**25
 LEAST_SECONDS = 1e-4
 # Of the backward and the forward, in times of the forward.
 PASSES = 3.8
+# As in csrc/blocks.h.
+BLOCK_BYTES, BLOCK_EDGES_PER_KEY = 2**24, 64
 
 Edges = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 PAIRS: dict[type[Score], int] = {GATv2: 1, Bahdanau: 2}
@@ -66,7 +68,7 @@ def cost(request: Request) -> Cost:
     flops = 2.0 * edges * width * passes
     moved = edges * (width * request.dtype.itemsize + 8.0 * heads) * passes
     tokens = graph.queries.num_tokens + graph.keys.num_tokens
-    held = 4.0 * graph.queries.num_tokens * heads + (8.0 * edges * heads if request.grad else 0)
+    held = 4.0 * graph.queries.num_tokens * heads + (_kept(request) if request.grad else 0.0)
     data = (graph.edge_values_of(name).values for name in request.edge_names)
     edge_dim = sum(values.shape[1] for values in data if values is not None)
     moved += 4.0 * edges * edge_dim * passes
@@ -80,6 +82,14 @@ def cost(request: Request) -> Cost:
     return Cost(flops, held, LEAST_SECONDS + seconds)
 
 
+def _kept(request: Request) -> float:
+    """Bytes of weights and slopes that the backward keeps for keys: of all edges, or of a block."""
+    graph = request.graph
+    each = 2.0 * request.dtype.itemsize * request.heads
+    block = max(BLOCK_BYTES / each, BLOCK_EDGES_PER_KEY * graph.keys.num_tokens)
+    return each * min(graph.num_edges, block)
+
+
 def prepare(request: Request) -> None:
     """Makes the edges by query and by key, and the pairs that biases look at."""
     edges_of(request.graph)
@@ -91,11 +101,19 @@ def prepare(request: Request) -> None:
 
 
 def edges_of(graph: TokenGraph) -> Edges:
-    """The edges by query, the edges by key, and where each of these is among the former."""
+    """The edges by query, the edges by key, and where each of these is among the former.
+
+    The edges of a key are in the order of their queries, whatever order they were given in.
+    """
 
     def make() -> Edges:
-        csr, csc = graph.csr, graph.csc
-        return (csr.ptr, csr.index, csc.ptr, csc.index, _inverse(csr.order)[csc.order.long()])
+        ptr, index, _ = graph.csr
+        place = torch.argsort(index, stable=True)
+        num_edges = torch.bincount(index, minlength=graph.keys.num_tokens)
+        key_ptr = torch.nn.functional.pad(num_edges.cumsum(0), (1, 0)).to(ptr.dtype)
+        of_query = torch.arange(ptr.shape[0] - 1, dtype=ptr.dtype)
+        query = torch.repeat_interleave(of_query, ptr.diff(), output_size=index.shape[0])
+        return ptr, index, key_ptr, query[place], place.to(ptr.dtype)
 
     found: Edges = graph._make("sparse", make)
     return found

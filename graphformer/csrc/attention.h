@@ -33,7 +33,8 @@ typedef struct {
 
     // Edges by query: offsets and keys. All numbers of edges stand in this order.
     const int32_t *ptr, *index;
-    // Edges by key: offsets, queries, and the place of each among the edges by query.
+    // Edges by key: offsets, queries, and the place of each among the edges by query, which rises
+    // among those of a key.
     const int32_t *key_ptr, *key_index, *key_place;
 
     const void *query, *key, *value;      // [query, head, dim], [key, head, dim or value_dim]

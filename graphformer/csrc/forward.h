@@ -272,12 +272,11 @@ template <class T> class Weights {
 template <class T> int run_forward(const gf_attention &a, Parallel parallel) {
     Problem<T> p(a);
     Forward<T> forward(p);
-    if (!Rows<Forward<T>>::run(forward, a.ptr, a.num_queries, a.num_edges, a.threads, parallel))
-        return GF_NO_MEMORY;
+    Span queries{a.ptr, 0, a.num_queries};
+    if (!Rows<Forward<T>>::run(forward, queries, a.threads, parallel)) return GF_NO_MEMORY;
     if (!a.weights || a.normalize == GF_SCORES) return GF_OK;
     Weights<T> weights(p);
-    bool done = Rows<Weights<T>>::run(weights, a.ptr, a.num_queries, a.num_edges, a.threads, parallel);
-    return done ? GF_OK : GF_NO_MEMORY;
+    return Rows<Weights<T>>::run(weights, queries, a.threads, parallel) ? GF_OK : GF_NO_MEMORY;
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // The pass of the backward over keys: it adds up what the one over queries has kept.
 #pragma once
 
+#include "blocks.h"
 #include "query_pass.h"
 
 namespace graphformer {
@@ -12,7 +13,8 @@ template <class T> class KeyPass {
     using Number = precise<T>;
     using A = Number;
 
-    explicit KeyPass(const Slopes<T> &slopes) : s_(slopes), p_(slopes.p) {}
+    KeyPass(const Slopes<T> &slopes, const KeyBlock<A> &block)
+        : s_(slopes), block_(block), p_(slopes.p) {}
     int64_t key_size() const { return p_.a.grad_key ? p_.heads * p_.dim : 0; }
     int64_t value_size() const { return p_.a.grad_value ? p_.heads * p_.value_dim : 0; }
     int64_t state_size() const { return p_.period + key_size() + value_size(); }
@@ -41,12 +43,25 @@ template <class T> class KeyPass {
             for (int64_t i = 0; i < pass_.state_size(); ++i) state[i] += part[i];
         }
 
-        void edges(int64_t, int64_t from, int64_t to, A *state) {
+        void edges(int64_t row, int64_t from, int64_t to, A *state) {
+            const int32_t *shifts = pass_.block_.shift;
+            int64_t shift = shifts ? shifts[row] : 0;
+            last_ = shifts ? shift + to : a_.num_edges;
             for (int64_t place = from; place < to; place += CHUNK)
-                chunk(place, to - place < CHUNK ? to - place : CHUNK, state);
+                chunk(shift + place, to - place < CHUNK ? to - place : CHUNK, state);
         }
 
         void finish(int64_t row, A *state) const {
+            const KeyBlock<A> &block = pass_.block_;
+            if (!block.is_first) join(state, total_of(row));
+            if (block.is_last) return put(row, state);
+            memcpy(total_of(row), state, pass_.state_size() * sizeof(A));
+        }
+
+      private:
+        A *total_of(int64_t row) const { return pass_.block_.totals + row * pass_.state_size(); }
+
+        void put(int64_t row, A *state) const {
             int64_t heads = p_.heads, size = heads * p_.value_dim;
             A *key = state + p_.period, *value = key + pass_.key_size();
             if (a_.scale != 1) scale(key, A(a_.scale), pass_.key_size());
@@ -57,10 +72,9 @@ template <class T> class KeyPass {
             if (a_.grad_value) narrow(value, static_cast<T *>(a_.grad_value) + row * size, size);
         }
 
-      private:
         Gathered<T> rows(const void *data, int64_t dim, int64_t place) const {
             return {static_cast<const T *>(data), p_.heads * dim, a_.key_index + place,
-                    a_.num_edges - place};
+                    last_ - place};
         }
 
         void chunk(int64_t place, int64_t num, A *state) {
@@ -83,13 +97,12 @@ template <class T> class KeyPass {
         // What the first pass kept of these edges, which lies scattered.
         void fetch(int64_t place, int64_t num) {
             constexpr int64_t ahead = 16;
-            int64_t size = s_.kept_size(), left = a_.num_edges - place;
+            int64_t bytes = s_.kept_size() * sizeof(T), left = last_ - place;
             const int32_t *where = a_.key_place + place;
             for_heads(p_.padded, p_.padded, [&](auto padded) {
                 for (int64_t n = 0; n < num; ++n) {
-                    prefetch(s_.kept + where[n + ahead < left ? n + ahead : n] * size,
-                             int(size * sizeof(T)));
-                    const T *from = s_.kept + where[n] * size;
+                    prefetch(s_.kept_of(where[n + ahead < left ? n + ahead : n]), int(bytes));
+                    const T *from = s_.kept_of(where[n]);
                     if (s_.has_values()) {
                         widen_heads(from, w_ + n * padded, padded);
                         from += padded;
@@ -104,10 +117,12 @@ template <class T> class KeyPass {
         const Problem<T> &p_;
         const gf_attention &a_;
         A *w_, *dz_, *key_, *pairs_;
+        int64_t last_ = 0;  // up to which place edges are fetched ahead: a block knows no others
     };
 
   private:
     const Slopes<T> &s_;
+    const KeyBlock<A> &block_;
     const Problem<T> &p_;
 };
 

@@ -10,8 +10,9 @@ namespace {
 template <class T> struct Slopes {
     using A = precise<T>;
     const Problem<T> &p;
-    // [place][weight, gradient of the score][padded head], as far as wanted; rounded as the input is.
+    // [edge][weight, gradient of the score][padded head], as far as wanted; rounded as the input is.
     T *kept;
+    int64_t first;    // the place of the first edge that is kept
     A *from_weights;  // [query, head]: sum of weight times its gradient from outside, or null
     A *weight_parts;  // [unit, head, dim] of the gradient of `pair_weight`, or null
     A *map_parts;     // [unit, pair_dim, head, dim] of that of `pair_map`, or null
@@ -24,6 +25,7 @@ template <class T> struct Slopes {
             || p.a.grad_pair_map || p.a.grad_pair_data;
     }
     int64_t kept_size() const { return (has_values() + has_slopes()) * p.padded; }
+    T *kept_of(int64_t place) const { return kept + (place - first) * kept_size(); }
 };
 
 // Gradients of what belongs to a query: the query, its term, its edge query; and to an edge.
@@ -216,10 +218,10 @@ template <class T> class QueryPass {
         }
 
         void keep(int64_t place, int64_t num) const {
-            int64_t padded = p_.padded, size = s_.kept_size();
+            int64_t padded = p_.padded;
             for_heads(padded, padded, [&](auto count) {
                 for (int64_t n = 0; n < num; ++n) {
-                    T *to = s_.kept + (place + n) * size;
+                    T *to = s_.kept_of(place + n);
                     if (s_.has_values()) {
                         narrow_heads(w_ + n * padded, to, count);
                         to += padded;

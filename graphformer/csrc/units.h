@@ -50,24 +50,36 @@ template <class A> class Arena {
 
 inline int64_t num_units(int64_t rows, int64_t edges) { return (rows + edges + UNIT - 1) / UNIT; }
 
-// Runs `Pass` over all rows of a sorted list of edges. A row that lies in one unit is finished
-// there. The parts of a row that lies in several are kept, and joined in their order.
+// Rows of a sorted list of edges: offsets of the edges of all rows, and which of the rows.
+struct Span {
+    const int32_t *ptr;
+    int64_t first, last;
+
+    int64_t num_rows() const { return last - first; }
+    int64_t num_edges() const { return ptr[last] - ptr[first]; }
+    int64_t units() const { return num_units(num_rows(), num_edges()); }
+};
+
+// Runs `Pass` over rows of a sorted list of edges. A row that lies in one unit is finished there.
+// The parts of a row that lies in several are kept, and joined in their order.
 //
 // Pass::Worker has open(unit), begin(row), edges(row, first, last, state), clear(state),
 // join(state, part), finish(row, state); Pass has state_size() and scratch_size().
 template <class Pass> struct Rows {
     using A = typename Pass::Number;
     Pass &pass;
-    const int32_t *ptr;
-    int64_t num_rows, num_edges, units, state;
+    Span span;
+    int64_t base, units, state;
     A *parts, *scratch;
     int64_t scratch_size;
 
-    int64_t start(int64_t row) const { return ptr[row] + row; }
+    // Where a row starts among rows and edges, and which edge is at a place inside it.
+    int64_t start(int64_t row) const { return span.ptr[row] + row - base; }
+    int64_t edge_at(int64_t place, int64_t row) const { return place + base - row - 1; }
 
     // The last row that starts at or before a place among rows and edges.
     int64_t row_at(int64_t place) const {
-        int64_t low = 0, high = num_rows;
+        int64_t low = span.first, high = span.last;
         while (high - low > 1) {
             int64_t middle = (low + high) / 2;
             (start(middle) <= place ? low : high) = middle;
@@ -83,10 +95,10 @@ template <class Pass> struct Rows {
         typename Pass::Worker work(pass, arena);
         int64_t first = unit * UNIT, last = first + UNIT;
         work.open(unit);
-        for (int64_t row = row_at(first); row < num_rows && start(row) < last; ++row) {
+        for (int64_t row = row_at(first); row < span.last && start(row) < last; ++row) {
             bool begins = start(row) >= first, ends = start(row + 1) <= last;
-            int64_t from = begins ? ptr[row] : first - row - 1;
-            int64_t to = ends ? ptr[row + 1] : last - row - 1;
+            int64_t from = begins ? span.ptr[row] : edge_at(first, row);
+            int64_t to = ends ? span.ptr[row + 1] : edge_at(last, row);
             A *here = begins && ends ? own : part(unit, begins);
             work.clear(here);
             if (from < to) {
@@ -103,7 +115,7 @@ template <class Pass> struct Rows {
         typename Pass::Worker work(pass, arena);
         for (int64_t unit = 1; unit < units; ++unit) {
             int64_t place = unit * UNIT, row = row_at(place);
-            if (row >= num_rows || start(row) == place || start(row) < place - UNIT) continue;
+            if (row >= span.last || start(row) == place || start(row) < place - UNIT) continue;
             A *whole = part(unit - 1, true);
             for (int64_t next = unit; next < units && start(row + 1) > next * UNIT; ++next)
                 work.join(whole, part(next, false));
@@ -111,17 +123,17 @@ template <class Pass> struct Rows {
         }
     }
 
-    static bool run(Pass &pass, const int32_t *ptr, int64_t num_rows, int64_t num_edges,
-                    int64_t threads, Parallel parallel) {
-        if (!num_rows) return true;
-        int64_t units = num_units(num_rows, num_edges);
+    static bool run(Pass &pass, Span span, int64_t threads, Parallel parallel) {
+        if (!span.num_rows()) return true;
+        int64_t units = span.units();
         int64_t state = (pass.state_size() + 15) / 16 * 16;
         int64_t scratch_size = (pass.scratch_size() + state + 63) / 64 * 64;
         if (threads > units) threads = units;
         Memory parts(2 * units * state * sizeof(A)), scratch(threads * scratch_size * sizeof(A));
         if (!parts || !scratch) return false;
-        Rows rows{pass,  ptr, num_rows, num_edges, units, state, parts.get<A>(),
-                  scratch.get<A>(), scratch_size};
+        int64_t base = span.ptr[span.first] + span.first;
+        Rows rows{pass,         span, base, units, state, parts.get<A>(), scratch.get<A>(),
+                  scratch_size};
         auto body = [](void *context, int64_t unit, int64_t worker) {
             static_cast<Rows *>(context)->run_unit(unit, worker);
         };
