@@ -75,8 +75,8 @@ def medians(
         for name in names[first:] + names[:first]:
             if sum(found[name]) < patience:
                 first_call = seconds(runs[name])
-                settled = first_call >= SETTLING
-                found[name].append(first_call if settled else seconds(runs[name], TURN))
+                is_long = first_call >= SETTLING
+                found[name].append(first_call if is_long else seconds(runs[name], TURN))
     return {name: statistics.median(found[name]) for name in names}
 
 

@@ -200,12 +200,17 @@ class TokenGraph:
     @property
     def csr(self) -> CompressedRows:
         """The edges sorted by query."""
-        return self._make("csr", lambda: self._compress(1, self.queries.num_tokens))
+        return self._make("csr", self._sort_by_query)
 
     @property
     def csc(self) -> CompressedRows:
-        """The edges sorted by key."""
-        return self._make("csc", lambda: self._compress(0, self.keys.num_tokens))
+        """The edges sorted by key, those of a key by query."""
+        return self._make("csc", self._sort_by_key)
+
+    @property
+    def transposed(self) -> CompressedRows:
+        """The edges of `csr` in the order of `csc`; `order` counts them in the order of `csr`."""
+        return self._make("transposed", self._transpose)
 
     @property
     def in_degree(self) -> Int[Tensor, "query"]:
@@ -364,12 +369,26 @@ class TokenGraph:
     def _degree(self, row: int, size: int) -> Tensor:
         return torch.bincount(self.edge_index[row], minlength=size)
 
-    def _compress(self, row: int, size: int) -> CompressedRows:
-        rows, others = self.edge_index[row], self.edge_index[1 - row]
+    def _sort_by_query(self) -> CompressedRows:
+        key, query = self.edge_index
+        return self._compress(query, key, self.queries.num_tokens)
+
+    def _transpose(self) -> CompressedRows:
+        ptr, key, _ = self.csr
+        query = torch.arange(ptr.shape[0] - 1, dtype=ptr.dtype, device=ptr.device)
+        query = torch.repeat_interleave(query, ptr.diff(), output_size=key.shape[0])
+        return self._compress(key, query, self.keys.num_tokens)
+
+    def _sort_by_key(self) -> CompressedRows:
+        ptr, query, place = self.transposed
+        return CompressedRows(ptr, query, self.csr.order[place.long()])
+
+    def _compress(self, rows: Tensor, others: Tensor, size: int) -> CompressedRows:
         order = torch.argsort(rows, stable=True)
         ptr = torch.zeros(size + 1, dtype=torch.int64, device=rows.device)
         torch.cumsum(torch.bincount(rows, minlength=size), 0, out=ptr[1:])
-        small = max(size, self.num_edges, self.keys.num_tokens) < 2**31
+        tokens = max(self.queries.num_tokens, self.keys.num_tokens)
+        small = max(tokens, self.num_edges) < 2**31
         dtype = torch.int32 if small else torch.int64
         return CompressedRows(ptr.to(dtype), others[order].to(dtype), order.to(dtype))
 

@@ -126,3 +126,14 @@ def test_gcn_agrees(
         inputs,
         dtype,
     )
+
+
+@pytest.mark.parametrize("name", list(SETTINGS))
+def test_whatever_stands_in_for_a_map_of_edges_is_called(name: str) -> None:
+    torch.manual_seed(0)
+    drop, theirs = make_pair(name, IN_DIM, 4, edge_dim=EDGE_DIM)
+    given = torch.nn.Sequential(torch.nn.Linear(EDGE_DIM, 4, bias=False), torch.nn.Tanh()).double()
+    drop.lin_edge = theirs.lin_edge = given
+    edge_index = torch.tensor([[0, 1, 2, 2], [1, 2, 0, 1]])
+    x, bond = draw_numbers(3, IN_DIM), draw_numbers(4, EDGE_DIM)
+    torch.testing.assert_close(drop(x, edge_index, bond), theirs(x, edge_index, bond))

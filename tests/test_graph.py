@@ -66,6 +66,18 @@ def test_compressed_rows_hold_the_same_edges(topology: gf.Topology) -> None:
     assert torch.equal(graph.out_degree, graph.csc.ptr.diff().long())
 
 
+def test_edges_of_a_key_stand_by_query_however_they_were_given() -> None:
+    generator = torch.Generator().manual_seed(0)
+    edge_index = torch.randint(6, (2, 40), generator=generator)
+    graph = gf.TokenGraph.from_edge_index(edge_index, 6)
+    ptr, query, place = graph.transposed
+    assert torch.equal(ptr, graph.csc.ptr)
+    assert torch.equal(query, graph.csc.index)
+    assert torch.equal(graph.csr.order[place.long()], graph.csc.order)
+    for rising in (query, place):
+        assert all((one.diff() >= 0).all() for one in rising.tensor_split(ptr[1:-1].long()))
+
+
 def test_from_edge_index_keeps_repeats_and_isolated_tokens() -> None:
     edge_index = torch.tensor([[0, 0, 2, 0], [1, 1, 1, 3]])
     graph = gf.TokenGraph.from_edge_index(edge_index, 5, 4, bond=torch.arange(4.0))

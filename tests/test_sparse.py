@@ -223,6 +223,26 @@ def test_kernels_run_in_workers(method: str, threads: Callable[[int], None]) -> 
         assert torch.equal(found, expected)
 
 
+def test_a_graph_is_bound_where_it_is_whatever_the_default_device() -> None:
+    operands = [normal(5, 2, 3), normal(6, 2, 3), normal(6, 2, 3)]
+    expected = results(make_graph(5, 6, 20), operands, "sparse")
+    graph = make_graph(5, 6, 20)
+    with torch.device("meta"):
+        gf.attend(*operands, graph, backend="sparse")
+    assert_close(results(graph, operands, "sparse"), expected, 0.0)
+
+
+def test_operators_give_zeros_where_there_are_no_keys() -> None:
+    graph = gf.TokenGraph.from_edge_index(torch.empty(2, 0, dtype=torch.int64), 5, 0)
+    given = arguments(
+        query=normal(5, 2, 4), key=normal(0, 2, 4), value=normal(0, 2, 3),
+        key_term=torch.empty(0, 2), bias=torch.empty(0, 2), edge_data=torch.empty(0, 3),
+        sum_data=torch.empty(0, 2), ptr=graph.csr.ptr, key_of=graph.csr.index,
+        **dict(zip(("key_ptr", "query_of", "place"), graph.transposed, strict=True)),
+    )  # fmt: skip
+    assert torch.equal(torch.ops.graphformer.sparse_forward(*given)[0], torch.zeros(5, 2, 3))
+
+
 # ---- torch ----
 
 

@@ -19,7 +19,7 @@ HOW_TO_GET = (
 )
 
 # `GF_INTERFACE` of attention.h.
-INTERFACE = 5
+INTERFACE = 6
 # Bytes from which on a tensor is worth larger pages.
 LARGE = 1 << 22
 

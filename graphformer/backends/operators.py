@@ -44,7 +44,7 @@ class Arguments(NamedTuple):
         key_of: the keys of these edges.
         key_ptr: offsets of the edges of each key.
         query_of: the queries of these.
-        place: where each of these is among those by query.
+        place: where each of these is among those by query, in rising order for a key.
         seed: what dropout draws from, an integer in a tensor; None without dropout.
         pointwise: 0 for none, 1 for LeakyReLU, 2 for SoftCap.
         pair: 0 for products, 1 for GATv2's pairwise score, 2 for Bahdanau's.
@@ -169,6 +169,8 @@ def _check(given: Arguments) -> None:
         indexes = getattr(given, name)
         if indexes.dtype != torch.int32 or not indexes.is_contiguous():
             raise ValueError(f"{name} is {indexes.dtype}: make it contiguous int32")
+        if indexes.device != given.ptr.device:
+            raise ValueError(f"{name} is on {indexes.device}, ptr on {given.ptr.device}")
     for name, part, shape in zip(kernels.INPUTS, parts, wanted, strict=True):
         if part is None:
             continue

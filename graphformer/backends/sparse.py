@@ -83,11 +83,16 @@ def cost(request: Request) -> Cost:
 
 
 def _kept(request: Request) -> float:
-    """Bytes of weights and slopes that the backward keeps for keys: of all edges, or of a block."""
-    graph = request.graph
-    each = 2.0 * request.dtype.itemsize * request.heads
-    block = max(BLOCK_BYTES / each, BLOCK_EDGES_PER_KEY * graph.keys.num_tokens)
-    return each * min(graph.num_edges, block)
+    """Bytes that the backward keeps for keys: weights and slopes of a block, and their sums.
+
+    A query with more edges than a block has one by itself, which is not counted.
+    """
+    graph, heads = request.graph, request.heads
+    edges, keys = graph.num_edges, graph.keys.num_tokens
+    each = 2.0 * request.dtype.itemsize * heads
+    num_blocks = max(edges // max(BLOCK_BYTES / each, BLOCK_EDGES_PER_KEY * keys), 1)
+    sums = 4.0 * keys * heads * (request.dim + request.value_dim + 1)
+    return each * edges / num_blocks + (sums if num_blocks > 1 else 0)
 
 
 def prepare(request: Request) -> None:
@@ -105,18 +110,7 @@ def edges_of(graph: TokenGraph) -> Edges:
 
     The edges of a key are in the order of their queries, whatever order they were given in.
     """
-
-    def make() -> Edges:
-        ptr, index, _ = graph.csr
-        place = torch.argsort(index, stable=True)
-        num_edges = torch.bincount(index, minlength=graph.keys.num_tokens)
-        key_ptr = torch.nn.functional.pad(num_edges.cumsum(0), (1, 0)).to(ptr.dtype)
-        of_query = torch.arange(ptr.shape[0] - 1, dtype=ptr.dtype)
-        query = torch.repeat_interleave(of_query, ptr.diff(), output_size=index.shape[0])
-        return ptr, index, key_ptr, query[place], place.to(ptr.dtype)
-
-    found: Edges = graph._make("sparse", make)
-    return found
+    return (*graph.csr[:2], *graph.transposed)
 
 
 def _moves(graph: TokenGraph) -> tuple[Tensor, Tensor] | None:

@@ -15,7 +15,7 @@ enum { GF_IDENTITY, GF_LEAKY_RELU, GF_SOFT_CAP };
 enum { GF_PRODUCT, GF_PAIR_LEAKY_RELU, GF_PAIR_TANH };
 // GF_SCORES stops at the scores: they are written to `weights`, and nothing is summed.
 enum { GF_SOFTMAX, GF_SUM, GF_NONE, GF_SCORES };
-enum { GF_INTERFACE = 5 };
+enum { GF_INTERFACE = 6 };
 enum { GF_OK, GF_NO_MEMORY, GF_NO_SUCH_SET };
 
 // Query, key and value (and the gradients of them, `out` and `grad_out`) have the element type

@@ -59,13 +59,14 @@ template <class A> void add_parts(const A *parts, int64_t units, int64_t size, A
 template <class T> int run_backward(const gf_attention &a, Parallel parallel) {
     using A = precise<T>;
     Problem<T> p(a);
-    Slopes<T> slopes{p, nullptr, 0, nullptr, nullptr, nullptr};
+    Slopes<T> slopes{p, nullptr, 0, 0, nullptr, nullptr, nullptr};
+    slopes.kept_size = (slopes.has_values() + slopes.has_slopes()) * p.padded;
     KeyBlock<A> block{};
     QueryPass<T> query_pass(slopes);
     KeyPass<T> key_pass(slopes, block);
     bool keys = a.grad_key || a.grad_key_term || a.grad_value;
     bool outside = a.grad_weights && a.normalize != GF_SCORES;
-    int64_t bytes_per_edge = keys ? slopes.kept_size() * sizeof(T) : 0;
+    int64_t bytes_per_edge = keys ? slopes.kept_size * sizeof(T) : 0;
     QueryBlocks blocks(a, bytes_per_edge);
     KeyEdges key_edges(a, blocks.num());
     int64_t units = blocks.most_units(), size = p.heads * p.dim, map_size = a.pair_dim * size;
@@ -101,8 +102,8 @@ template <class T> int run_backward(const gf_attention &a, Parallel parallel) {
         if (!Rows<QueryPass<T>>::run(query_pass, queries, a.threads, parallel)) return GF_NO_MEMORY;
         add_parts(slopes.weight_parts, queries.units(), size, static_cast<A *>(a.grad_pair_weight));
         add_parts(slopes.map_parts, queries.units(), map_size, static_cast<A *>(a.grad_pair_map));
-        if (!keys) continue;
         block.is_first = i == 0, block.is_last = i == blocks.num() - 1;
+        if (!keys || (!queries.num_rows() && !block.is_first && !block.is_last)) continue;
         key_edges.go_to(a.ptr[queries.last], block);
         if (!Rows<KeyPass<T>>::run(key_pass, block.rows, a.threads, parallel)) return GF_NO_MEMORY;
     }

@@ -9,7 +9,11 @@ namespace {
 
 // Bytes that are kept of a block for its keys, which the caches hold; and edges that each key has in
 // it on average at least, for what keys have added up is written and read again in every block.
+#ifndef GRAPHFORMER_SMALL_BLOCKS
 constexpr int64_t BLOCK_BYTES = 1 << 24, BLOCK_EDGES_PER_KEY = 64;
+#else  // for checks
+constexpr int64_t BLOCK_BYTES = 1 << 10, BLOCK_EDGES_PER_KEY = 1;
+#endif
 
 // The first entry of a rising list, between two places, that is not less than a number.
 inline int64_t first_from(const int32_t *rising, int64_t from, int64_t to, int64_t least) {
@@ -61,9 +65,11 @@ template <class A> struct KeyBlock {
 class KeyEdges {
   public:
     KeyEdges(const gf_attention &a, int64_t blocks)
-        : a_(a), blocks_(blocks), memory_(blocks > 1 ? (3 * a.num_keys + 1) * sizeof(int32_t) : 0),
-          ptr_(memory_.get<int32_t>()), shift_(ptr_ + a.num_keys + 1), next_(shift_ + a.num_keys) {
+        : a_(a), blocks_(blocks), memory_(blocks > 1 ? (3 * a.num_keys + 1) * sizeof(int32_t) : 0) {
         if (blocks == 1 || !memory_) return;
+        ptr_ = memory_.get<int32_t>();
+        shift_ = ptr_ + a.num_keys + 1;
+        next_ = shift_ + a.num_keys;
         memcpy(next_, a.key_ptr, a.num_keys * sizeof(int32_t));
         ptr_[0] = 0;
     }
@@ -86,7 +92,7 @@ class KeyEdges {
     const gf_attention &a_;
     int64_t blocks_;
     Memory memory_;
-    int32_t *ptr_, *shift_, *next_;
+    int32_t *ptr_ = nullptr, *shift_ = nullptr, *next_ = nullptr;
 };
 
 }  // namespace

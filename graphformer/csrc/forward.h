@@ -14,7 +14,7 @@ template <class T> class Forward {
     static constexpr int L = WIDTH<A>;
 
     explicit Forward(const Problem<T> &p) : p_(p) {}
-    int64_t values_size() const { return p_.a.value ? p_.heads * p_.value_dim : 0; }
+    int64_t values_size() const { return p_.a.out ? p_.heads * p_.value_dim : 0; }
     int64_t sums_size() const { return p_.a.edge_sum ? p_.padded * p_.a.sum_dim : 0; }
     int64_t state_size() const { return 2 * p_.period + values_size() + sums_size(); }
     int64_t scratch_size() const {

@@ -97,7 +97,7 @@ template <class T> class KeyPass {
         // What the first pass kept of these edges, which lies scattered.
         void fetch(int64_t place, int64_t num) {
             constexpr int64_t ahead = 16;
-            int64_t bytes = s_.kept_size() * sizeof(T), left = last_ - place;
+            int64_t bytes = s_.kept_size * sizeof(T), left = last_ - place;
             const int32_t *where = a_.key_place + place;
             for_heads(p_.padded, p_.padded, [&](auto padded) {
                 for (int64_t n = 0; n < num; ++n) {

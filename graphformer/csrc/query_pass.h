@@ -12,7 +12,8 @@ template <class T> struct Slopes {
     const Problem<T> &p;
     // [edge][weight, gradient of the score][padded head], as far as wanted; rounded as the input is.
     T *kept;
-    int64_t first;    // the place of the first edge that is kept
+    int64_t kept_size;  // numbers of an edge there
+    int64_t first;      // the place of the first edge that is kept
     A *from_weights;  // [query, head]: sum of weight times its gradient from outside, or null
     A *weight_parts;  // [unit, head, dim] of the gradient of `pair_weight`, or null
     A *map_parts;     // [unit, pair_dim, head, dim] of that of `pair_map`, or null
@@ -24,8 +25,7 @@ template <class T> struct Slopes {
             || p.a.grad_bias || p.a.grad_edge_query || p.a.grad_edge_data || p.a.grad_pair_weight
             || p.a.grad_pair_map || p.a.grad_pair_data;
     }
-    int64_t kept_size() const { return (has_values() + has_slopes()) * p.padded; }
-    T *kept_of(int64_t place) const { return kept + (place - first) * kept_size(); }
+    T *kept_of(int64_t place) const { return kept + (place - first) * kept_size; }
 };
 
 // Gradients of what belongs to a query: the query, its term, its edge query; and to an edge.

@@ -43,8 +43,10 @@ def is_plain(linear: Any) -> bool:
 
 def may_map(linear: Any, x: Tensor) -> bool:
     """Whether another product may take up a map of `x`; else it gives its own result, or error."""
+    if not is_plain(linear):
+        return False
     fits = x.dtype == linear.weight.dtype or torch.is_autocast_enabled(x.device.type)
-    return is_plain(linear) and fits and x.shape[1] == linear.weight.shape[1]
+    return fits and x.shape[1] == linear.weight.shape[1]
 
 
 def _is_unhooked(linear: Any) -> bool:
