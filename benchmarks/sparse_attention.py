@@ -4,8 +4,9 @@
     python benchmarks/sparse_attention.py operator memory --nodes 20000 --edges 300000
 
 Graphs are bound beforehand. All that is compared runs in turns in one process, short calls many to
-a turn; peak memory is taken in a process of its own. The gather floor is the time to sum the same
-rows of keys and values without any weights, by torch's `embedding_bag`.
+a turn; peak memory is taken in a process of its own. What is demanded is of the full size. The
+gather floor is the time to sum the same rows of keys and values without any weights, by torch's
+`embedding_bag`.
 """
 
 from __future__ import annotations

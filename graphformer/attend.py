@@ -137,6 +137,13 @@ def plan(
     return plans[0] if isinstance(score, Score) else plans
 
 
+class Plans(list[Plan]):
+    """The plans of a module; print them."""
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self)) or "no Attention in this module"
+
+
 def explain(
     graph: TokenGraph,
     score: Score | nn.Module = _DOT_PRODUCT,
@@ -151,11 +158,12 @@ def explain(
     Takes what `plan` takes, and measures and prepares nothing.
 
     Returns:
-        The `Plan`, to print; of a module a list, one for each `Attention` in it.
+        The `Plan`, to print; of a module `Plans`, one for each `Attention` in it. The drop-ins of
+        `graphformer.nn` plan when they are called, for the graph that they then bind.
     """
     keys = _keys(graph, score, heads, dim, dtype, training, settings)
     plans = [graph.plans.get(key) or make_plan(_request(graph, key), key.backend) for key in keys]
-    return plans[0] if isinstance(score, Score) else plans
+    return plans[0] if isinstance(score, Score) else Plans(plans)
 
 
 class _Key(NamedTuple):
@@ -188,6 +196,10 @@ def _key(
     if heads is None:
         made_for: list[Any] = [part.heads for part in (score.core, *score.biases)]
         heads = next((number for number in made_for if number is not None), 1)
+    if heads < 1 or dim < 1:
+        raise ValueError(f"{heads} heads of {dim} are none: write at least 1 of each")
+    if not dtype.is_floating_point:
+        raise ValueError(f"attention computes in floating point, and dtype is {dtype}")
     check_made_for(heads, score)
     asked: dict[str, Any] = {
         "normalize": "softmax", "dropout": 0.0, "edge_sum": None, "backend": None,
@@ -233,7 +245,8 @@ def _new_plan(graph: TokenGraph, key: _Key) -> Plan:
     if torch.compiler.is_compiling():
         raise RuntimeError(
             "nothing was planned for this graph: compiled code only reads plans; call "
-            "plan(graph, score or model, ...) before, or the uncompiled model once"
+            f"plan(graph, score or model, training={key.grad}, ...) before, for gradients are "
+            f"{'on' if key.grad else 'off'}, or the uncompiled model once"
         )
     request = _request(graph, key)
     if torch._C._are_functorch_transforms_active():

@@ -50,6 +50,26 @@ def test_many_shelves_agree_with_reference(
     assert_close(case.results(backend="dense"), case.results(backend="reference"), 1e-10)
 
 
+# Torch's own gives zeros for it now and then.
+@pytest.mark.parametrize("executor", [each for each in EXECUTORS if each != "sdpa"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("lengths", [(3, 2), (60, 40)], ids=["few queries", "many"])
+@pytest.mark.parametrize("topology", [gf.complete(), gf.causal(), gf.window(2)])
+def test_a_query_that_is_no_number_stays_so(
+    topology: gf.Topology, lengths: tuple[int, ...], dtype: torch.dtype, executor: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(executors, "choose", lambda *_: executor)
+    graph = topology.bind(sequences([torch.zeros(length, 1) for length in lengths]))
+    query, key, value = torch.randn(3, sum(lengths), 2, 8, dtype=dtype)
+    query[1] = torch.nan
+    for grad in (False, True):
+        out = gf.attend(query.requires_grad_(grad), key, value, graph, backend="dense")
+        assert out[1].isnan().all()
+        assert out[torch.arange(len(out)) != 1].isfinite().all()
+        query = query.detach()
+
+
 def test_shelves_hold_examples_of_about_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shelves, "LEAST_SCORES", 150)
     monkeypatch.setattr(shelves, "MOST_SCORES", 2000)

@@ -148,8 +148,10 @@ template <class T> struct Tiles {
         A shift = most[0];
         for (int lane = 1; lane < L; ++lane) shift = most[lane] > shift ? most[lane] : shift;
         if (shift == -Numbers<A>::infinity) {
-            for (int64_t at = 0; at < width; ++at) s[at] = 0;
-            return Numbers<A>::infinity;
+            // Nothing is heard, or nothing but what is no number, and stays so.
+            A total = 0;
+            for (int64_t at = 0; at < width; ++at) total += s[at] = s[at] == s[at] ? A(0) : s[at];
+            return Numbers<A>::infinity + total;
         }
         vec<A, L> sum{};
         for (int64_t at = 0; at < width; at += L) {
@@ -226,14 +228,15 @@ template <class T> struct Tiles {
         mask<A, L> any = shift > low;
         for (int64_t key = 0; key < keys; ++key) {
             vec<A, L> s = load<A, L>(scores + key * L);
-            s = any ? exp<A, L>(s - shift) : vec<A, L>{};
+            // What is no number stays so, as in `weigh`.
+            s = any ? exp<A, L>(s - shift) : s == s ? vec<A, L>{} : s;
             store<A, L>(scores + key * L, s);
             sum += s;
         }
         vec<A, L> part = any ? A(1) / sum : vec<A, L>{};
         for (int64_t key = 0; key < keys; ++key)
             store<A, L>(scores + key * L, part * load<A, L>(scores + key * L));
-        return any ? shift + log<A, L>(sum) : all<A, L>(Numbers<A>::infinity);
+        return any ? shift + log<A, L>(sum) : Numbers<A>::infinity + sum;
     }
 
     bool hears(int64_t example, int64_t row, int64_t key) const {

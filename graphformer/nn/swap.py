@@ -9,6 +9,7 @@ import torch_geometric.nn
 from torch import nn
 from torch_geometric.nn.conv import MessagePassing
 
+from graphformer.backends import kernels
 from graphformer.nn import drop_in, multihead_attention
 from graphformer.nn.gat_conv import GATConv
 from graphformer.nn.gatv2_conv import GATv2Conv
@@ -50,6 +51,9 @@ class Swaps:
         said = [*(str(module).split("(\n")[0] for module in self.swapped.values())]
         said += [f"left: {why}" for why in self.left.values()]
         lines += [f"  {name:<{width}}  {text}" for name, text in zip(names, said, strict=True)]
+        missing = kernels.why_missing()
+        if self.swapped and missing is not None:
+            lines.append(f"  note: without kernels little is gained: {missing}")
         return "\n".join(lines)
 
 
