@@ -32,11 +32,11 @@ def recipes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_recipes_are_options_that_make_sense(name: str) -> None:
     assert set(RECIPES[name]) <= set(names_of(translate.fit)) - {"out", "resume", "seed", "seeds"}
     arguments = given("--recipe", name)
-    shape, training = arguments["shape"], arguments["training"]
-    completed = complete_settings(arguments["corpus"], shape, training, arguments["job"].device)
+    corpus, shape, training = (arguments[each] for each in ("corpus", "shape", "training"))
+    completed = complete_settings(corpus, shape, training, arguments["job"].device)
     arguments["attending"].completed(completed[0].size).check_fits(completed[0].size)
     for option, value in RECIPES[name].items():
-        assert value in [vars(part).get(option) for part in (shape, training)]
+        assert value in [vars(part).get(option) for part in (corpus, shape, training)]
 
 
 @pytest.mark.usefixtures("recipes")
