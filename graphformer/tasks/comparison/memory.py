@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from graphformer.machine import give_back_free_memory
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -35,7 +36,7 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> int | None:
         call()
         return torch.cuda.max_memory_allocated(device) - before
     gc.collect()
-    _give_back_free_memory()
+    give_back_free_memory()
     try:
         _CLEAR.write_text(_PEAK)
     except OSError:
@@ -61,10 +62,3 @@ def _status(name: str) -> int:
 
 def _read(path: Path) -> str:
     return path.read_text("utf-8") if path.exists() else ""
-
-
-def _give_back_free_memory() -> None:
-    # glibc's; other C libraries give back what is free by themselves.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
