@@ -11,7 +11,7 @@ demo: .venv/.all                 ## translate, classify, compare; the report is 
 
 test: .venv/.all                 ## the whole suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto
-	GRAPHFORMER_TYPECHECK=0 $(BIN)/python -m pytest -q -m compiled
+	GRAPHFORMER_TYPECHECK=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m compiled --numprocesses auto
 
 lint: .venv/.lint                ## style and types
 	$(BIN)/ruff check .
