@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from graphformer import edge_data as edges_of
+from graphformer.compressed_rows import CompressedRows, compress, transpose
 from graphformer.edge_data import EdgeValues
 from graphformer.layout import Layout, Pair, check_layouts, map_tensors
 from graphformer.topology import Edges, Topology
@@ -22,20 +23,6 @@ if TYPE_CHECKING:
     from graphformer.tokens import Tokens
 
 __all__ = ["CompressedRows", "EdgeValues", "Rectangle", "Side", "TokenGraph"]
-
-
-class CompressedRows(NamedTuple):
-    """Edges sorted by query (CSR), or by key (CSC).
-
-    Attributes:
-        ptr: offset of each row's first edge; one more than rows.
-        index: the other end of each edge, int32 where sizes allow.
-        order: which edge of `edge_index` each one is.
-    """
-
-    ptr: Int[Tensor, "row_plus_one"]
-    index: Int[Tensor, "edge"]  # type: ignore[assignment]  # not the method of tuples
-    order: Int[Tensor, "edge"]
 
 
 class Rectangle(NamedTuple):
@@ -210,7 +197,7 @@ class TokenGraph:
     @property
     def transposed(self) -> CompressedRows:
         """The edges of `csr` in the order of `csc`; `order` counts them in the order of `csr`."""
-        return self._make("transposed", self._transpose)
+        return self._make("transposed", lambda: transpose(self.csr, self.keys.num_tokens))
 
     @property
     def in_degree(self) -> Int[Tensor, "query"]:
@@ -371,26 +358,11 @@ class TokenGraph:
 
     def _sort_by_query(self) -> CompressedRows:
         key, query = self.edge_index
-        return self._compress(query, key, self.queries.num_tokens)
-
-    def _transpose(self) -> CompressedRows:
-        ptr, key, _ = self.csr
-        query = torch.arange(ptr.shape[0] - 1, dtype=ptr.dtype, device=ptr.device)
-        query = torch.repeat_interleave(query, ptr.diff(), output_size=key.shape[0])
-        return self._compress(key, query, self.keys.num_tokens)
+        return compress(query, key, self.queries.num_tokens, self.keys.num_tokens)
 
     def _sort_by_key(self) -> CompressedRows:
         ptr, query, place = self.transposed
         return CompressedRows(ptr, query, self.csr.order[place.long()])
-
-    def _compress(self, rows: Tensor, others: Tensor, size: int) -> CompressedRows:
-        order = torch.argsort(rows, stable=True)
-        ptr = torch.zeros(size + 1, dtype=torch.int64, device=rows.device)
-        torch.cumsum(torch.bincount(rows, minlength=size), 0, out=ptr[1:])
-        tokens = max(self.queries.num_tokens, self.keys.num_tokens)
-        small = max(tokens, self.num_edges) < 2**31
-        dtype = torch.int32 if small else torch.int64
-        return CompressedRows(ptr.to(dtype), others[order].to(dtype), order.to(dtype))
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> TokenGraph:
         memo: dict[int, Any] = {}

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (
     {"layout", "files", "machine"},
     {"topology", "tokens", "edge_data"},
-    {"graph", "drawing", "padding", "rectangle"},
+    {"graph", "compressed_rows", "drawing", "padding", "rectangle"},
     {"scores", "positions"},
     {"backends"},
     {"attend", "planner", "refusals"},
