@@ -223,6 +223,7 @@ def test_kernels_run_in_workers(method: str, threads: Callable[[int], None]) -> 
         assert torch.equal(found, expected)
 
 
+@needs_kernels
 def test_a_graph_is_bound_where_it_is_whatever_the_default_device() -> None:
     operands = [normal(5, 2, 3), normal(6, 2, 3), normal(6, 2, 3)]
     expected = results(make_graph(5, 6, 20), operands, "sparse")
@@ -232,6 +233,7 @@ def test_a_graph_is_bound_where_it_is_whatever_the_default_device() -> None:
     assert_close(results(graph, operands, "sparse"), expected, 0.0)
 
 
+@needs_kernels
 def test_operators_give_zeros_where_there_are_no_keys() -> None:
     graph = gf.TokenGraph.from_edge_index(torch.empty(2, 0, dtype=torch.int64), 5, 0)
     given = arguments(
