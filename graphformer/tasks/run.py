@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from graphformer.machine import keep_few_products
 from graphformer.tasks.checkpoints import WholeCheckpoints, list_checkpoints, newest_intact
 from graphformer.tasks.clock import Clock
 from graphformer.tasks.history import History, latest_values, read_history
@@ -129,6 +130,7 @@ def train(
             f"training takes a graphformer.tasks.loader.Loader, not {type(batches).__name__}: "
             "its order of batches is what makes an interrupted run go on unchanged"
         )
+    keep_few_products()
     checkpoint = find_checkpoint(run)
     clock = Clock(run.budget.minutes)
     history = History(run.out / HISTORY, clock)
