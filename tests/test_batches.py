@@ -14,6 +14,7 @@ from tiny_training import loader
 from torch import Tensor
 
 from graphformer.tasks.batches import BatchOrder, PlannedBatch
+from graphformer.tasks.even_batches import EVEN
 from graphformer.tasks.loader import Loader
 from graphformer.tasks.randomness import (
     capture_random_state,
@@ -42,6 +43,33 @@ def test_every_example_is_in_one_batch_within_the_budget(
     assert sorted(index for batch in batches for index in batch.examples) == [*range(len(lengths))]
     assert all(lengths[batch.examples].sum() <= 100 for batch in batches)
     assert len(batches) == len(order) == len(planned(order, epoch + 1))
+
+
+@given(
+    lengths=st.lists(st.tuples(st.integers(0, 90), st.integers(0, 90)), min_size=1, max_size=300),
+    seed=st.integers(0, 3),
+)
+def test_examples_of_two_sides_are_in_one_batch_within_the_budget(
+    lengths: list[tuple[int, int]], seed: int
+) -> None:
+    sizes = torch.tensor(lengths)
+    batches = planned(BatchOrder(sizes, 1000, seed=seed))
+    assert sorted(index for batch in batches for index in batch.examples) == [*range(len(sizes))]
+    assert all((sizes[batch.examples].sum(0) <= 1000).all() for batch in batches)
+
+
+def test_most_batches_have_multiples_of_tokens_on_each_side() -> None:
+    generator = torch.Generator().manual_seed(0)
+    source = torch.randint(6, 30, (20_000,), generator=generator)
+    target = source + torch.randint(-4, 5, (20_000,), generator=generator)
+    sizes = torch.stack([source, target.clamp(min=1)], 1)
+    order = BatchOrder(sizes, 4096)
+    sums = torch.stack([sizes[batch.examples].sum(0) for batch in planned(order)])
+    assert (sums % EVEN == 0).all(1).float().mean() > 0.75
+    assert len(sums[:, 0].unique()) < len(sums) / 4
+    by_length = BatchOrder(sizes, 4096, shuffle=False)
+    sums = torch.stack([sizes[batch.examples].sum(0) for batch in planned(by_length)])
+    assert (sums % EVEN == 0).all(1).float().mean() < 0.25, "only what is shuffled changes places"
 
 
 @given(lengths=ragged, epoch=st.integers(0, 3), processes=st.integers(1, 4))

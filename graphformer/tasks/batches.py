@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Int, Int64
 from torch import Tensor, distributed
 
+from graphformer.tasks.even_batches import even_out
+
 
 class PlannedBatch(NamedTuple):
     """The examples of a batch, and what seeds the random part of loading them.
@@ -29,10 +31,12 @@ class BatchOrder:
     Examples are sorted by length, those of about the same length (to 1 part in 16) in random
     order, cut into batches that hold at most `max_tokens`, and the batches are shuffled. Where
     the cuts fall does not depend on the epoch, so every epoch has the same number of batches.
-    Each process takes equally many of them.
+    Where they are shuffled, the tokens of most batches are made multiples (`even_out`). Each
+    process takes equally many of them.
 
     Args:
-        lengths: tokens of each example, at least one example.
+        lengths: tokens of each example, at least one example, or of each of its sides, of which
+            the longest counts.
         max_tokens: tokens that a batch holds at most.
         seed: of the order.
         shuffle: whether epochs differ; if not, examples and batches come by length.
@@ -44,7 +48,7 @@ class BatchOrder:
 
     def __init__(
         self,
-        lengths: Int[Tensor, " example"],
+        lengths: Int[Tensor, " example"] | Int[Tensor, "example side"],
         max_tokens: int,
         *,
         seed: int = 0,
@@ -53,6 +57,8 @@ class BatchOrder:
     ) -> None:
         if len(lengths) == 0:
             raise ValueError("there is no example to make batches of")
+        self.sizes = lengths.view(len(lengths), -1).numpy().astype(np.int64)
+        lengths = lengths.view(len(lengths), -1).amax(1)
         longest = int(lengths.argmax())
         if lengths[longest] > max_tokens:
             raise ValueError(
@@ -98,7 +104,7 @@ class BatchOrder:
     def __iter__(self) -> Iterator[PlannedBatch]:
         rank, num_processes = self._process()
         cuts = self._cut(num_processes)
-        examples, batches = self._permute(len(cuts) - 1)
+        examples, batches = self._permute(cuts)
         epoch, start = self._start
         own = batches[rank::num_processes][start if epoch == self.epoch else 0 :]
         for batch in own.tolist():
@@ -106,15 +112,16 @@ class BatchOrder:
             yield PlannedBatch(chosen, (self.seed, self.epoch, batch))
 
     def _permute(
-        self, num_batches: int
+        self, cuts: Int64[np.ndarray, " cut"]
     ) -> tuple[Int64[np.ndarray, " example"], Int64[np.ndarray, " batch"]]:
         """The examples by cost, and the batches in the order of the epoch."""
         if not self.shuffle:
-            return np.argsort(self.costs, kind="stable"), np.arange(num_batches)
+            return np.argsort(self.costs, kind="stable"), np.arange(len(cuts) - 1)
         random = np.random.default_rng((self.seed, self.epoch))
         shuffled = random.permutation(len(self.costs))
-        by_cost = np.argsort(self.costs[shuffled], kind="stable")
-        return shuffled[by_cost], random.permutation(num_batches)
+        examples = shuffled[np.argsort(self.costs[shuffled], kind="stable")]
+        even = even_out(examples, cuts, self.costs, self.sizes)
+        return even, random.permutation(len(cuts) - 1)
 
     def _process(self) -> tuple[int, int]:
         if self.process is not None:

@@ -232,7 +232,7 @@ def make_loader(
     seed: int = 0,
     shuffle: bool = True,
     *,
-    lengths: Int[Tensor, " pair"] | None = None,
+    lengths: Int[Tensor, " pair"] | Int[Tensor, "pair side"] | None = None,
     make_batch: Callable[[list[Any]], PairBatch] = collate,
 ) -> Loader:
     """Batches of pairs of like length, by the longer side, of at most so many tokens there.
@@ -242,7 +242,7 @@ def make_loader(
         batch_tokens: tokens of a batch.
         seed: of the order.
         shuffle: whether epochs differ.
-        lengths: tokens of each pair, where they are not pairs of ids.
+        lengths: tokens of each pair, or of each of its sides, where they are not pairs of ids.
         make_batch: makes a batch of examples.
 
     Raises:
@@ -254,6 +254,6 @@ def make_loader(
     return Loader(examples, make_batch, order)
 
 
-def lengths_of(pairs: Any) -> Int[Tensor, " pair"]:
-    """Tokens of each pair of ids, by the longer side."""
-    return torch.tensor([max(len(source), len(target) - 1) for source, target in pairs])
+def lengths_of(pairs: Any) -> Int[Tensor, "pair side"]:
+    """Tokens of each side of each pair of ids, as a model reads them."""
+    return torch.tensor([(len(source), len(target) - 1) for source, target in pairs]).view(-1, 2)

@@ -48,14 +48,14 @@ class TrainingText(NamedTuple):
     Attributes:
         pairs: as text.
         examples: what batches are made of.
-        lengths: ids of the longer side of each, an end included; of pieces that are drawn, their
-            mean number.
+        lengths: ids of each side of each pair, an end included; of pieces that are drawn, the mean
+            number of the longer side.
         make_batch: makes a batch of examples.
     """
 
     pairs: Pairs
     examples: Examples
-    lengths: Int64[np.ndarray, " pair"]
+    lengths: Int64[np.ndarray, "pair side"] | Int64[np.ndarray, " pair"]
     make_batch: Callable[[list[Any]], PairBatch]
 
     def load(self, batch_tokens: int, seed: int) -> Loader:
@@ -149,12 +149,12 @@ def read_training(
             f"max_length is {course.max_length} and max_length_ratio {course.max_length_ratio}, "
             "and no pair of the training text is left: write larger ones"
         )
-    pairs, longer = choose(pairs, kept), lengths[kept].max(1) + 1
-    check_batch(course.batch_tokens, int(longer.max()))
+    pairs, sizes = choose(pairs, kept), lengths[kept] + 1
+    check_batch(course.batch_tokens, int(sizes.max()))
     if not course.bpe_dropout:
         if streamed:
-            return TrainingText(pairs, pairs, longer, Encoding(tokenizer))
-        return TrainingText(pairs, encode_pairs(tokenizer, pairs), longer, collate)
+            return TrainingText(pairs, pairs, sizes, Encoding(tokenizer))
+        return TrainingText(pairs, encode_pairs(tokenizer, pairs), sizes, collate)
     encoding = Encoding(tokenizer, course.bpe_dropout)
     split = map(encoding.split, pairs)
     words = None if streamed else list(split)
