@@ -17,10 +17,10 @@ from torch import Tensor
 from graphformer.machine import cpu_name
 
 Run = Callable[[], object]
-# Seconds of a turn at least: short calls are repeated, as training repeats them. A call that takes
-# less than the second figure is not counted where it is the first of its turn: the one before it
-# may have left caches and memory to be filled anew.
-TURN, SETTLING = 0.02, 1.0
+# Seconds of a turn at least: short calls are repeated, as training repeats them. The first call of
+# a turn is not counted: memory that another has freed may have gone back to the system, or from a
+# virtual machine to its host, and whoever comes next waits for it, sometimes longer than it takes.
+TURN = 0.02
 
 
 class Demand(NamedTuple):
@@ -62,8 +62,7 @@ def medians(
 
     Args:
         runs: what is called, once before it is timed.
-        rounds: turns of each: a long call, or one to settle and as many as take a fiftieth of a
-            second.
+        rounds: turns of each: one call to settle, and as many as take a fiftieth of a second.
         patience: seconds after which a run is left out of further rounds.
     """
     names = list(runs)
@@ -74,9 +73,8 @@ def medians(
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             if sum(found[name]) < patience:
-                first_call = seconds(runs[name])
-                is_long = first_call >= SETTLING
-                found[name].append(first_call if is_long else seconds(runs[name], TURN))
+                runs[name]()
+                found[name].append(seconds(runs[name], TURN))
     return {name: statistics.median(found[name]) for name in names}
 
 

@@ -144,6 +144,8 @@ bool check(const Case &c, const Graph &g) {
     a.num_queries = N, a.num_keys = M, a.num_edges = E, a.heads = H, a.dim = c.dim;
     a.value_dim = c.value_dim, a.edge_dim = c.edge_dim, a.sum_dim = c.sum_dim, a.bias_heads = c.kind == UNCOMPARED ? 1 : H;
     a.pair_dim = c.pair_dim;
+    a.query_stride = a.key_stride = a.grad_query_stride = a.grad_key_stride = H * c.dim;
+    a.value_stride = a.grad_value_stride = H * c.value_dim;
     a.dtype = T, a.pair = c.pair, a.normalize = c.normalize, a.threads = c.threads;
     a.pointwise = pair ? GF_IDENTITY : GF_SOFT_CAP, a.constant = pair ? 0.2 : 3;
     a.ptr = g.ptr.data(), a.index = g.index.data(), a.scale = pair ? 1 : SCALE;

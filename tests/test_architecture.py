@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = (
-    {"layout", "files", "machine"},
+    {"layout", "files", "machine", "columns"},
     {"topology", "tokens", "edge_data"},
     {"graph", "compressed_rows", "drawing", "padding", "rectangle"},
     {"scores", "positions"},

@@ -9,7 +9,7 @@ from torch_geometric.nn.dense.linear import Linear
 
 from graphformer.backends import kernels
 from graphformer.nn import linear_maps
-from graphformer.nn.linear_maps import mapped, plus
+from graphformer.nn.linear_maps import mapped, plus, plus_map
 
 pytestmark = pytest.mark.skipif(
     kernels.why_missing() is not None, reason=str(kernels.why_missing())
@@ -38,7 +38,8 @@ def parameters(maps: list[Linear]) -> list[Tensor]:
 
 
 def is_own(x: Tensor) -> bool:
-    return x.grad_fn is not None and x.grad_fn.name() in ("_MapsBackward", "_PlusBackward")
+    names = ("_MapsBackward", "_PlusBackward", "_PlusMapBackward")
+    return x.grad_fn is not None and x.grad_fn.name() in names
 
 
 def test_maps_give_what_torch_gives(maps: list[Linear]) -> None:
@@ -51,6 +52,30 @@ def test_maps_give_what_torch_gives(maps: list[Linear]) -> None:
     leaves = [x, *parameters(maps)]
     gradients = torch.autograd.grad(found, leaves, outside)
     torch.testing.assert_close(gradients, torch.autograd.grad(expected, leaves, outside))
+
+
+@pytest.mark.parametrize("reads_leaf", [True, False])
+def test_gradients_may_be_columns_of_one_tensor(maps: list[Linear], reads_leaf: bool) -> None:
+    x = random(11, 5, requires_grad=reads_leaf)
+    maps[2].weight.requires_grad_(False)
+    outside = random(11, 17).split([7, 3, 7], 1)
+    leaves = [leaf for leaf in (x, *parameters(maps)) if leaf.requires_grad]
+    gradients = torch.autograd.grad(mapped(x, *maps), leaves, outside)
+    expected = torch.autograd.grad([each(x) for each in maps], leaves, outside)
+    torch.testing.assert_close(gradients, expected)
+
+
+@pytest.mark.parametrize("index", [0, 2], ids=["no bias", "bias"])
+def test_a_map_is_added_to_what_is_there(maps: list[Linear], index: int) -> None:
+    out, x = random(11, 7, requires_grad=True), random(11, 5, requires_grad=True)
+    found, expected = plus_map(out, x, maps[index]), out + maps[index](x)
+    assert is_own(found)
+    torch.testing.assert_close(found, expected)
+    outside = random(11, 7)
+    leaves = [out, x, *maps[index].parameters()]
+    gradients = torch.autograd.grad(found, leaves, outside)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected, leaves, outside))
+    assert torch.autograd.gradgradcheck(lambda *given: plus_map(*given, maps[index]), (out, x))
 
 
 def test_a_map_that_nothing_depends_on_gets_no_gradient(maps: list[Linear]) -> None:
@@ -116,5 +141,5 @@ def test_maps_ask_for_large_pages(maps: list[Linear], monkeypatch: pytest.Monkey
     monkeypatch.setattr(linear_maps.kernels, "expect_writes", expect_writes)
     x = random(11, 5, requires_grad=True)
     plus(*mapped(x, maps[0], maps[2])).sum().backward()
-    # Two maps, their sum, and the one gradient of what both read.
-    assert asked == [77, 77, 77, 55]
+    # Two maps in one, their sum, and the one gradient of what both read.
+    assert asked == [154, 77, 55]

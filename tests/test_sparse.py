@@ -110,6 +110,42 @@ def test_dimensions_with_code_of_their_own_agree(
 
 
 @needs_kernels
+@pytest.mark.parametrize(
+    "score", [gf.DotProduct(), gf.GATv2(3, 5), gf.Bahdanau(3, 5)], ids=["dot", "gatv2", "bahdanau"]
+)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_columns_of_one_tensor_are_read_and_written_where_they_are(
+    score: gf.Score, dtype: torch.dtype
+) -> None:
+    graph, heads = make_graph(40, 40, 300), 3
+    # Something stands behind them, as where one product gave more.
+    whole = torch.randn(40, heads * 16 + 5).to(dtype)
+    parts = [x.unflatten(1, (heads, -1)) for x in whole[:, :-5].split([15, 15, 18], 1)]
+    apart = [x.contiguous() for x in parts]
+    gradients = {}
+    for name, operands in (("columns", parts), ("apart", apart)):
+        leaves = [x.detach().requires_grad_() for x in operands]
+        out = gf.attend(*leaves, graph, score, backend="sparse")
+        outside = torch.ones_like(out).cumsum(0)
+        gradients[name] = [out.detach(), *torch.autograd.grad(out, leaves, outside)]
+    assert all(map(torch.equal, gradients["columns"], gradients["apart"]))
+    _, *found = gradients["columns"]
+    first, *_, last = found
+    assert {x.untyped_storage().data_ptr() for x in found} == {first.untyped_storage().data_ptr()}
+    assert last.stride() == (heads * 16, 6, 1)
+
+
+@needs_kernels
+def test_rows_that_are_not_whole_are_read_right() -> None:
+    graph = make_graph(40, 40, 300)
+    turned = [torch.randn(3, 40, 8).transpose(0, 1) for _ in range(3)]
+    assert torch.equal(
+        gf.attend(*turned, graph, backend="sparse"),
+        gf.attend(*(x.contiguous() for x in turned), graph, backend="sparse"),
+    )
+
+
+@needs_kernels
 def test_hubs_are_joined_from_their_parts(instruction_set: str) -> None:
     """A query and a key whose edges fill several units of work, with scores that grow."""
     graph = make_graph(50, 40, 20_000)

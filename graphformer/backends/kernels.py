@@ -19,7 +19,7 @@ HOW_TO_GET = (
 )
 
 # `GF_INTERFACE` of attention.h.
-INTERFACE = 6
+INTERFACE = 7
 # Bytes from which on a tensor is worth larger pages.
 LARGE = 1 << 22
 
@@ -30,6 +30,8 @@ NORMALIZE = ("softmax", "sum", "none", "scores")
 _NUMBERS = (
     *("num_queries", "num_keys", "num_edges", "heads", "dim", "value_dim", "edge_dim", "sum_dim"),
     *("bias_heads", "pair_dim", "dtype", "pointwise", "pair", "normalize", "threads"),
+    *("query_stride", "key_stride", "value_stride"),
+    *("grad_query_stride", "grad_key_stride", "grad_value_stride"),
 )
 EDGES = ("ptr", "index", "key_ptr", "key_index", "key_place")
 INPUTS = (
@@ -145,7 +147,7 @@ def use_instruction_set(name: str) -> None:
 
 
 def call(function: str, numbers: dict[str, Any], tensors: dict[str, Tensor | None]) -> None:
-    """Runs "forward" or "backward" on contiguous tensors.
+    """Runs "forward" or "backward" on tensors of which each is contiguous, or has its stride told.
 
     Raises:
         MemoryError: if there is no memory for what lies between.

@@ -6,12 +6,14 @@ call.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphformer.backends import kernels
+from graphformer.columns import cut, has_whole_rows, side_by_side
 
 _SETTINGS = (
     "int heads, int pointwise, int pair, int normalize, float scale, float constant, float dropout"
@@ -21,6 +23,8 @@ _EDGES = ", ".join(f"Tensor {name}" for name in kernels.EDGES)
 _INPUTS = f"{_GIVEN}, {_EDGES}, Tensor? seed, {_SETTINGS}, bool weighs, bool exact"
 _OUTPUTS = ", ".join(f"Tensor {name}" for name in kernels.OUTPUTS)
 _OUTSIDE = "Tensor? grad_out, Tensor? grad_edge_sum, Tensor? grad_weights"
+# What the kernels read, and write the gradients of, row by row, with other things between rows.
+ROWS = ("query", "key", "value")
 NUM_INPUTS = len(kernels.INPUTS)
 NUM_OUTPUTS = len(kernels.OUTPUTS)
 NUM_SETTINGS = 9
@@ -132,10 +136,16 @@ def _forward(*arguments: Any) -> Outputs:
 
 
 def _backward(*arguments: Any) -> list[Tensor]:
+    return _run_backward(arguments, _make_gradients)
+
+
+def _run_backward(
+    arguments: tuple[Any, ...], make: Callable[[Arguments, list[bool]], list[Tensor]]
+) -> list[Tensor]:
     given = _contiguous(Arguments(*arguments[:NUM_ARGUMENTS]))
     outputs = arguments[NUM_ARGUMENTS : NUM_ARGUMENTS + NUM_OUTPUTS]
     outside = [None if x is None else x.contiguous() for x in arguments[-4:-1]]
-    gradients = _make_gradients(given, arguments[-1])
+    gradients = make(given, arguments[-1])
     tensors = _tensors(given)
     for name, tensor in zip(kernels.OUTPUTS, outputs, strict=True):
         tensors[name] = tensor if tensor.numel() else None
@@ -145,7 +155,10 @@ def _backward(*arguments: Any) -> list[Tensor]:
     tensors |= dict(zip(("grad_out", "grad_edge_sum", "grad_weights"), outside, strict=True))
     for name, tensor in zip(kernels.GRADIENTS, gradients, strict=True):
         tensors[name] = kernels.expect_writes(tensor) if tensor.numel() else None
-    kernels.call("backward", _numbers(given), tensors)
+    numbers = _numbers(given)
+    for name, tensor in zip(ROWS, gradients, strict=False):
+        numbers[f"grad_{name}_stride"] = tensor.stride(0)
+    kernels.call("backward", numbers, tensors)
     return gradients
 
 
@@ -219,9 +232,26 @@ def _make_gradients(given: Arguments, wanted: list[bool]) -> list[Tensor]:
     ]
 
 
+def _make_joined_gradients(given: Arguments, wanted: list[bool]) -> list[Tensor]:
+    """The same, but columns of one tensor where query, key and value are."""
+    parts: Any = given[: len(ROWS)]
+    whole = side_by_side(parts) if all(wanted[: len(ROWS)]) else None
+    if whole is None:
+        return _make_gradients(given, wanted)
+    columns = cut(kernels.expect_writes(whole.new_empty(whole.shape)), parts)
+    others = _make_gradients(given, [False] * len(ROWS) + wanted[len(ROWS) :])
+    return columns + others[len(ROWS) :]
+
+
 def _contiguous(given: Arguments) -> Arguments:
     found: dict[str, Any] = dict(zip(kernels.INPUTS, given, strict=False))
-    return given._replace(**{name: x.contiguous() for name, x in found.items() if x is not None})
+    return given._replace(
+        **{
+            name: x if name in ROWS and has_whole_rows(x) else x.contiguous()
+            for name, x in found.items()
+            if x is not None
+        }
+    )
 
 
 def _tensors(given: Arguments) -> dict[str, Tensor | None]:
@@ -250,6 +280,9 @@ def _numbers(given: Arguments) -> dict[str, Any]:
         "constant": given.constant,
         "dropout": given.dropout,
         "seed": 0 if given.seed is None else int(given.seed),
+        "query_stride": 0 if given.query is None else given.query.stride(0),
+        "key_stride": 0 if given.key is None else given.key.stride(0),
+        "value_stride": 0 if given.value is None else given.value.stride(0),
     }
 
 
@@ -267,10 +300,23 @@ def _fake_backward(*arguments: Any) -> list[Tensor]:
     return _make_gradients(Arguments(*arguments[:NUM_ARGUMENTS]), arguments[-1])
 
 
+def _is_unseen(given: tuple[Any, ...]) -> bool:
+    """Whether nobody looks at torch's operators, so that the kernels may be called without one.
+
+    One takes about 50 microseconds a call, and may not give columns of one tensor.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and not torch._C._len_torch_dispatch_stack()
+        and all(type(x) in (Tensor, nn.Parameter) for x in given if isinstance(x, Tensor))
+    )
+
+
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Outputs:
-        outputs: Outputs = torch.ops.graphformer.sparse_forward(*arguments)
+        run = _forward if _is_unseen(arguments) else torch.ops.graphformer.sparse_forward
+        outputs: Outputs = run(*arguments)
         ctx.save_for_backward(*arguments[:-NUM_SETTINGS], *outputs)
         ctx.settings = arguments[-NUM_SETTINGS:]
         ctx.set_materialize_grads(False)
@@ -293,9 +339,11 @@ class _Attention(torch.autograd.Function):
             return (None,) * NUM_ARGUMENTS  # what follows is no function of the outputs
         if outside[0] is None and outputs[0].numel():
             outside[0] = torch.zeros_like(outputs[0])
-        gradients = torch.ops.graphformer.sparse_backward(
-            *tensors, *ctx.settings, *outputs, *outside[:3], wanted
-        )
+        given = *tensors, *ctx.settings, *outputs, *outside[:3], wanted
+        if _is_unseen(tensors):
+            gradients = _run_backward(given, _make_joined_gradients)
+        else:
+            gradients = torch.ops.graphformer.sparse_backward(*given)
         found = [
             gradient if wants else None for gradient, wants in zip(gradients, wanted, strict=True)
         ]

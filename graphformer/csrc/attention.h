@@ -15,17 +15,20 @@ enum { GF_IDENTITY, GF_LEAKY_RELU, GF_SOFT_CAP };
 enum { GF_PRODUCT, GF_PAIR_LEAKY_RELU, GF_PAIR_TANH };
 // GF_SCORES stops at the scores: they are written to `weights`, and nothing is summed.
 enum { GF_SOFTMAX, GF_SUM, GF_NONE, GF_SCORES };
-enum { GF_INTERFACE = 6 };
+enum { GF_INTERFACE = 7 };
 enum { GF_OK, GF_NO_MEMORY, GF_NO_SUCH_SET };
 
 // Query, key and value (and the gradients of them, `out` and `grad_out`) have the element type
 // `dtype`; every other number is double where that is GF_FLOAT64, float elsewhere. All heads of a
-// token stand side by side. What is absent is null. Pointers that start with `grad_` are written
-// by the backward, but for the first three, which it reads.
+// token stand side by side; strides count the numbers from a token to the next where other things may
+// stand between. What is absent is null. Pointers that start with `grad_` are written by the
+// backward, but for the first three, which it reads.
 typedef struct {
     int64_t num_queries, num_keys, num_edges;
     int64_t heads, dim, value_dim, edge_dim, sum_dim, bias_heads, pair_dim;
     int64_t dtype, pointwise, pair, normalize, threads;
+    int64_t query_stride, key_stride, value_stride;
+    int64_t grad_query_stride, grad_key_stride, grad_value_stride;
     double scale;     // of the product of query and key
     double constant;  // slope or cap of the pointwise function; slope of the pairwise one
     double dropout;

@@ -50,8 +50,7 @@ template <class T> class Forward {
                 if (a_.normalize == GF_SOFTMAX) exponentials(num, state);
                 if (a_.normalize == GF_SUM) p_.sum_heads(z_, num, state + p_.period);
                 if (a_.dropout) p_.drop(z_, place, num);
-                p_.sums.add(z_, p_.rows(a_.value, p_.value_dim, place), num, p_.heads, p_.padded,
-                            p_.value_dim, sum);
+                p_.sums.add(z_, p_.values(place), num, p_.heads, p_.padded, p_.value_dim, sum);
                 if (a_.edge_sum)
                     p_.sum_products(z_, place, num, edge_sum, static_cast<const A *>(a_.sum_data),
                                     a_.sum_dim);

@@ -34,9 +34,9 @@ template <class T> class KeyPass {
 
         void open(int64_t) {}
         void begin(int64_t row) {
-            int64_t size = p_.heads * p_.dim;
             if (a_.pair != GF_PRODUCT && a_.grad_key)
-                widen<A>(static_cast<const T *>(a_.key) + row * size, key_, size);
+                widen<A>(static_cast<const T *>(a_.key) + row * a_.key_stride, key_,
+                         p_.heads * p_.dim);
         }
         void clear(A *state) const { fill(state, A(0), pass_.state_size()); }
         void join(A *state, const A *part) const {
@@ -62,18 +62,25 @@ template <class T> class KeyPass {
         A *total_of(int64_t row) const { return pass_.block_.totals + row * pass_.state_size(); }
 
         void put(int64_t row, A *state) const {
-            int64_t heads = p_.heads, size = heads * p_.value_dim;
             A *key = state + p_.period, *value = key + pass_.key_size();
             if (a_.scale != 1) scale(key, A(a_.scale), pass_.key_size());
             if (a_.grad_key_term)
-                narrow(state, static_cast<A *>(a_.grad_key_term) + row * heads, heads);
+                narrow(state, static_cast<A *>(a_.grad_key_term) + row * p_.heads, p_.heads);
             if (a_.grad_key)
-                narrow(key, static_cast<T *>(a_.grad_key) + row * heads * p_.dim, heads * p_.dim);
-            if (a_.grad_value) narrow(value, static_cast<T *>(a_.grad_value) + row * size, size);
+                narrow(key, static_cast<T *>(a_.grad_key) + row * a_.grad_key_stride,
+                       pass_.key_size());
+            if (a_.grad_value)
+                narrow(value, static_cast<T *>(a_.grad_value) + row * a_.grad_value_stride,
+                       pass_.value_size());
         }
 
-        Gathered<T> rows(const void *data, int64_t dim, int64_t place) const {
-            return {static_cast<const T *>(data), p_.heads * dim, a_.key_index + place,
+        Gathered<T> queries(int64_t place) const {
+            return {static_cast<const T *>(a_.query), p_.heads * p_.dim, a_.query_stride,
+                    a_.key_index + place, last_ - place};
+        }
+        Gathered<T> outside(int64_t place) const {
+            int64_t width = p_.heads * p_.value_dim;
+            return {static_cast<const T *>(a_.grad_out), width, width, a_.key_index + place,
                     last_ - place};
         }
 
@@ -82,16 +89,15 @@ template <class T> class KeyPass {
             A *key = state + p_.period;
             if (a_.grad_key_term) p_.sum_heads(dz_, num, state);
             if (a_.grad_key && a_.pair == GF_PRODUCT)
-                p_.products.add(dz_, rows(a_.query, p_.dim, place), num, p_.heads, p_.padded, p_.dim,
-                                key);
+                p_.products.add(dz_, queries(place), num, p_.heads, p_.padded, p_.dim, key);
             if (a_.grad_key && a_.pair != GF_PRODUCT) {
                 Pairs<T> pairs(a_, p_.padded, a_.key_place + place, 0, pairs_);
                 PairSlopes<A> to{key, nullptr, nullptr, nullptr};
-                pairs.slopes(key_, rows(a_.query, p_.dim, place), num, dz_, to);
+                pairs.slopes(key_, queries(place), num, dz_, to);
             }
             if (a_.grad_value)
-                p_.sums.add(w_, rows(a_.grad_out, p_.value_dim, place), num, p_.heads, p_.padded,
-                            p_.value_dim, key + pass_.key_size());
+                p_.sums.add(w_, outside(place), num, p_.heads, p_.padded, p_.value_dim,
+                            key + pass_.key_size());
         }
 
         // What the first pass kept of these edges, which lies scattered.

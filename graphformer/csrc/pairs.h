@@ -116,7 +116,7 @@ template <class T> class Pairs {
         int ahead = rows.ahead();
         for (int64_t n = 0; n < num; ++n) {
             const T *row = rows.row(n);
-            prefetch(rows.later(n, ahead), int(rows.stride * sizeof(T)));
+            prefetch(rows.later(n, ahead), int(rows.width * sizeof(T)));
             const A *data = own(edge(n));
             auto products = [&](int64_t head) {
                 vec<A, L> m{};
@@ -143,7 +143,7 @@ template <class T> class Pairs {
         int ahead = rows.ahead();
         for (int64_t n = 0; n < num; ++n) {
             const T *row = rows.row(n);
-            prefetch(rows.later(n, ahead), int(rows.stride * sizeof(T)));
+            prefetch(rows.later(n, ahead), int(rows.width * sizeof(T)));
             const A *data = own(edge(n));
             A *own_slopes = maps ? slopes_ : to.data ? to.data + edge(n) * size_ : nullptr;
             for (int64_t head = 0; head < heads_; ++head) {

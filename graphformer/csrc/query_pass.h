@@ -114,7 +114,8 @@ template <class T> class QueryPass {
             A *query = state + p_.period, *edge_query = query + pass_.query_size();
             if (a_.scale != 1) scale(query, A(a_.scale), pass_.query_size());
             if (a_.grad_query)
-                narrow(query, static_cast<T *>(a_.grad_query) + row * heads * p_.dim, heads * p_.dim);
+                narrow(query, static_cast<T *>(a_.grad_query) + row * a_.grad_query_stride,
+                       heads * p_.dim);
             if (a_.grad_query_term)
                 narrow(state, static_cast<A *>(a_.grad_query_term) + row * heads, heads);
             if (a_.grad_edge_query) {
@@ -180,8 +181,7 @@ template <class T> class QueryPass {
         // dw = <grad out, value> + <grad edge sum, edge data> + what weights get from outside.
         void outside_weights(int64_t place, int64_t num) {
             if (p_.heads != p_.padded) fill(dw_, A(0), num * p_.padded);
-            p_.sums.dots(grad_out_, p_.rows(a_.value, p_.value_dim, place), num, p_.heads, p_.padded,
-                         p_.value_dim, dw_);
+            p_.sums.dots(grad_out_, p_.values(place), num, p_.heads, p_.padded, p_.value_dim, dw_);
             if (a_.grad_edge_sum)
                 p_.add_products(dw_, place, num, grad_sum_, static_cast<const A *>(a_.sum_data),
                                 a_.sum_dim);
@@ -238,11 +238,9 @@ template <class T> class QueryPass {
                 PairSlopes<A> to{a_.grad_query ? query : row_, weight_sum_, map_sum_,
                                  static_cast<A *>(a_.grad_pair_data)};
                 if (!a_.grad_query) fill(row_, A(0), p_.heads * p_.dim);
-                scores_.pairs(place).slopes(scores_.query(), p_.rows(a_.key, p_.dim, place), num, z_,
-                                            to);
+                scores_.pairs(place).slopes(scores_.query(), p_.keys(place), num, z_, to);
             } else if (a_.grad_query) {
-                p_.products.add(z_, p_.rows(a_.key, p_.dim, place), num, p_.heads, p_.padded, p_.dim,
-                                query);
+                p_.products.add(z_, p_.keys(place), num, p_.heads, p_.padded, p_.dim, query);
             }
             if (a_.grad_edge_query)
                 p_.sum_products(z_, place, num, query + pass_.query_size(),

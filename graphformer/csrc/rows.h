@@ -10,7 +10,7 @@ namespace {
 // that rows are fetched before it is their turn.
 template <class T> struct Gathered {
     const T *data;
-    int64_t stride;
+    int64_t width, stride;  // numbers of a row, and from one row to the next
     const int32_t *index;
     int64_t known;
 
@@ -18,7 +18,7 @@ template <class T> struct Gathered {
 
     // How many rows are fetched before their turn: what memory needs, and the first cache holds.
     int ahead() const {
-        int64_t bytes = stride * int64_t(sizeof(T));
+        int64_t bytes = width * int64_t(sizeof(T));
         return bytes <= 512 ? 8 : bytes <= 1024 ? 6 : 4;
     }
     const T *later(int64_t n, int ahead) const { return row(n + ahead < known ? n + ahead : n); }

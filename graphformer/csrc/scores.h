@@ -90,8 +90,12 @@ template <class T> struct Problem {
 
     bool has_products() const { return a.query && a.key && a.pair == GF_PRODUCT; }
 
-    Gathered<T> rows(const void *data, int64_t dim, int64_t edge) const {
-        return {static_cast<const T *>(data), heads * dim, a.index + edge, a.num_edges - edge};
+    // The keys and values of edges from one on.
+    Gathered<T> keys(int64_t edge) const { return rows(a.key, dim, a.key_stride, edge); }
+    Gathered<T> values(int64_t edge) const { return rows(a.value, value_dim, a.value_stride, edge); }
+    Gathered<T> rows(const void *data, int64_t size, int64_t stride, int64_t edge) const {
+        return {static_cast<const T *>(data), heads * size, stride, a.index + edge,
+                a.num_edges - edge};
     }
 
     // [head] once more for every edge of a period, `missing` where there is no head.
@@ -230,7 +234,8 @@ template <class T> class Scores {
     void begin(int64_t row) {
         const gf_attention &a = p_.a;
         int64_t size = p_.heads * p_.dim;
-        if (a.query) widen<A>(static_cast<const T *>(a.query) + row * size, query_, size);
+        if (a.query) 
+            widen<A>(static_cast<const T *>(a.query) + row * a.query_stride, query_, size);
         if (a.query && a.scale != 1) scale(query_, A(a.scale), size);
         if (a.query_term) p_.repeat(static_cast<const A *>(a.query_term) + row * p_.heads, term_);
         if (a.edge_query) {
@@ -244,11 +249,10 @@ template <class T> class Scores {
         const gf_attention &a = p_.a;
         bool products = a.query && a.key;
         if (!products || p_.heads != p_.padded) memset(z, 0, num * p_.padded * sizeof(A));
-        Gathered<T> keys = p_.rows(a.key, p_.dim, place);
         if (p_.has_products()) {
-            p_.products.dots(query_, keys, num, p_.heads, p_.padded, p_.dim, z);
+            p_.products.dots(query_, p_.keys(place), num, p_.heads, p_.padded, p_.dim, z);
         } else if (products) {
-            pairs(place).scores(query_, keys, num, z);
+            pairs(place).scores(query_, p_.keys(place), num, z);
         }
         if (a.query_term)
             p_.each(z, num, [&](auto x, int64_t, int64_t at) {

@@ -9,7 +9,7 @@ import torch_geometric.nn
 from torch import Tensor
 
 from graphformer.nn.drop_in import DropIn, Ends, bound, eager, fits, is_ours, sums
-from graphformer.nn.linear_maps import mapped, may_map, plus
+from graphformer.nn.linear_maps import mapped, may_map, plus_map
 from graphformer.nn.scores import EDGE, edge_dot
 from graphformer.scores import DotProduct
 
@@ -44,8 +44,7 @@ class TransformerConv(DropIn, torch_geometric.nn.TransformerConv):
         graph = bound(edge_index, ends)
 
         size = (-1, self.heads, self.out_channels)
-        projected, kept = self._project(memory, target)
-        query, key, value = (part.view(size) for part in projected)
+        query, key, value = (part.view(size) for part in self._project(memory, target))
         dropout = self.dropout if self.training else 0.0
         asked: dict[str, Any] = {"dropout": dropout, "return_weights": weighs}
         if self.lin_edge is None:
@@ -57,7 +56,7 @@ class TransformerConv(DropIn, torch_geometric.nn.TransformerConv):
             out, summed, weights = sums((query, key, value), graph, edge_dot(weight), **asked)
             out = out + torch.einsum("qhe,hde->qhd", summed, weight)
         out = out.flatten(1) if self.concat else out.mean(1)
-        out = out if kept is None else self._joined(out, kept)
+        out = self._joined(out, target) if self.root_weight else out
         return (out, (edge_index, weights)) if weighs else out
 
     def _is_ours(
@@ -72,20 +71,16 @@ class TransformerConv(DropIn, torch_geometric.nn.TransformerConv):
             return self.lin_edge is None and edge_attr is None
         return edge_attr.dim() == 2 and may_map(self.lin_edge, edge_attr)
 
-    def _project(self, memory: Tensor, target: Tensor) -> tuple[list[Tensor], Tensor | None]:
-        """Query, key and value, and what a node keeps of itself."""
-        of_target = [self.lin_query, self.lin_skip] if self.root_weight else [self.lin_query]
-        of_memory = [self.lin_key, self.lin_value]
+    def _project(self, memory: Tensor, target: Tensor) -> list[Tensor]:
+        """Query, key and value."""
         if target is memory:
-            query, key, value, *kept = mapped(memory, of_target[0], *of_memory, *of_target[1:])
-        else:
-            query, *kept = mapped(target, *of_target)
-            key, value = mapped(memory, *of_memory)
-        return [query, key, value], kept[0] if kept else None
+            return mapped(memory, self.lin_query, self.lin_key, self.lin_value)
+        return [*mapped(target, self.lin_query), *mapped(memory, self.lin_key, self.lin_value)]
 
-    def _joined(self, out: Tensor, kept: Tensor) -> Tensor:
+    def _joined(self, out: Tensor, target: Tensor) -> Tensor:
         """The sums and what a node keeps of itself."""
         if self.lin_beta is None:
-            return plus(out, kept)
+            return plus_map(out, target, self.lin_skip)
+        kept = mapped(target, self.lin_skip)[0]
         beta = self.lin_beta(torch.cat([out, kept, out - kept], dim=-1)).sigmoid()
         return beta * kept + (1 - beta) * out
