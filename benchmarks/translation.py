@@ -26,7 +26,7 @@ from graphformer.models.sequence import Transformer
 from graphformer.tasks.batches import BatchOrder
 from graphformer.tasks.cross_entropy import summed_cross_entropy
 from graphformer.tasks.optimizers import fused_optimizer
-from graphformer.tasks.translation.corpus import EncodedPair, PairBatch, collate
+from graphformer.tasks.translation.corpus import EncodedPair, PairBatch, collate, lengths_of
 
 BATCH_TOKENS = 4096
 # Batches of a round of training.
@@ -84,10 +84,10 @@ def training(pairs: list[EncodedPair], rounds: int) -> list[Demand]:
 
 
 def batches_of(pairs: list[EncodedPair]) -> list[list[EncodedPair]]:
-    """Pairs of like length together, by the longer side, spread over all lengths."""
-    lengths = torch.tensor([max(len(source), len(target) - 1) for source, target in pairs])
+    """Pairs of like length together, as `translate fit` batches them, spread over all lengths."""
+    lengths = lengths_of(pairs)
     order = [batch.examples for batch in BatchOrder(lengths, BATCH_TOKENS, seed=0)]
-    full = sorted(order, key=lambda batch: int(lengths[batch[0]]))
+    full = sorted(order, key=lambda batch: int(lengths[batch[0]].max()))
     picked = torch.linspace(0, len(full) - 1, STEPS).round().long().tolist()
     return [[pairs[index] for index in full[at]] for at in picked]
 
