@@ -45,15 +45,22 @@ template <class T> struct Best {
                 if (count < size || value > least()) add(value, column);
             }
         }
-    };
 
-    static A largest(const T *block) {
-        vec<A, L> most = all<A, L>(-Numbers<A>::infinity);
-        for (int64_t at = 0; at < BLOCK; at += L) most = larger(load<A, L>(block + at), most);
-        A one = most[0];
-        for (int lane = 1; lane < L; ++lane) one = most[lane] > one ? most[lane] : one;
-        return one;
-    }
+        // The same for a block, once `size` entries are found.
+        void look_at_block(const T *row, int64_t first) {
+            vec<A, L> most = all<A, L>(-Numbers<A>::infinity);
+            for (int64_t at = 0; at < BLOCK; at += L)
+                most = larger(load<A, L>(row + first + at), most);
+            if (!lanes_above<A, L>(most, least())) return;
+            for (int64_t at = first; at < first + BLOCK; at += L) {
+                vec<A, L> x = load<A, L>(row + at);
+                for (uint32_t left = lanes_above<A, L>(x, least()); left; left &= left - 1) {
+                    int lane = __builtin_ctz(left);
+                    if (x[lane] > least()) add(x[lane], at + lane);
+                }
+            }
+        }
+    };
 
     A log_sum(const T *row, A shift) const {
         vec<A, L> sum{};
@@ -74,7 +81,7 @@ template <class T> struct Best {
         int64_t column = b.count < b.columns ? b.count : b.columns;
         found.look(x, 0, column);
         for (; column + BLOCK <= b.columns; column += BLOCK)
-            if (largest(x + column) > found.least()) found.look(x, column, column + BLOCK);
+            found.look_at_block(x, column);
         found.look(x, column, b.columns);
         A shift = found.values[0];
         // Of nothing but minus infinity the sum is zero.
