@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from inspect import getdoc, signature
 from typing import Any, NoReturn
 
@@ -44,6 +44,8 @@ COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
 HELP = ("-h", "--help")
 VERSION = "--version"
 DEBUG = "GRAPHFORMER_DEBUG"
+# As shells say of a command that SIGINT, or SIGPIPE, has ended.
+INTERRUPTED, UNHEARD = 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -52,6 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with warnings_in_a_line():
             run(arguments)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # Who read the output wants no more; what is still to be written must not fail once more.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(UNHEARD)
     except (ValueError, OSError, ModuleNotFoundError, MemoryError, RuntimeError) as error:
         if not is_expected(error) or os.environ.get(DEBUG):
             raise

@@ -207,6 +207,24 @@ def test_cache_refuses_other_examples_and_virtual_tokens() -> None:
 
 
 @torch.no_grad()
+def test_cache_refuses_another_memory() -> None:
+    model = Transformer(VOCABULARY, SIZE).eval()
+    memory, other = (model.encode(sequences(random_ids(sizes))) for sizes in ((5, 3), (5, 4)))
+    cache, target = Cache(2), sequences(random_ids((1, 1)))
+    model.decode(target, memory, cache=cache)
+    with pytest.raises(ValueError, match="keys of a memory of 8 tokens, and this one has 9; make"):
+        model.decode(target, other, cache=cache)
+
+
+@torch.no_grad()
+def test_cache_refuses_parents_of_other_examples() -> None:
+    cache = Cache(2)
+    cache.extend(sequences([torch.zeros(1, 4)] * 2))
+    with pytest.raises(ValueError, match=r"parents has shape .*: give \[2, sequence\]"):
+        cache.fork(torch.tensor([[0, 0]]))
+
+
+@torch.no_grad()
 def test_scores_of_degrees_have_no_cache() -> None:
     layer = Attention(8, 1, gf.SymmetricDegree(), normalize="none")
     cache = Cache(1)

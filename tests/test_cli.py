@@ -335,3 +335,23 @@ def test_other_commands_say_which_extra_they_need() -> None:
     assert line.endswith(
         "is not installed, and this command needs it: pip install 'graphformer[all]'"
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(KeyboardInterrupt(), 130), (BrokenPipeError(32, "Broken pipe"), 141)]
+)
+def test_who_is_stopped_or_heard_no_more_ends_in_silence(
+    error: BaseException,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(arguments: list[str]) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "run", run)
+    monkeypatch.setattr("os.dup2", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["info"])
+    assert ended.value.code == status
+    assert capsys.readouterr().err == ""

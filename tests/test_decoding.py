@@ -18,7 +18,8 @@ from decoding_cases import (
 )
 
 import graphformer as gf
-from graphformer.models.decode import Hypothesis, beam_search, greedy
+from graphformer.models.decode import Hypothesis, beam_search, greedy, sample
+from graphformer.models.decode.top import find_best
 from graphformer.models.sequence import Transformer
 
 MOST = 6
@@ -68,17 +69,32 @@ def test_scores_of_edges_are_refused_by_name() -> None:
         greedy(model, random_sentences(3), **ENDS)
 
 
-@pytest.mark.parametrize("topology", ["causal", "global tokens"])
-def test_a_batch_of_64_gives_the_tokens_of_one_at_a_time(topology: str) -> None:
-    model = make_translator("rotary", topology)
+@pytest.mark.parametrize(("score", "topology"), cases())
+def test_a_batch_of_64_gives_the_tokens_of_one_at_a_time(score: str, topology: str) -> None:
+    model = make_translator(score, topology)
     torch.manual_seed(0)
     lengths = torch.randint(1, 12, (64,))
     source = random_sentences(*lengths.tolist())
     limits = torch.randint(1, 9, (64,))
     together = beam_search(model, source, beam=3, max_length=limits, **ENDS)
     likeliest = greedy(model, source, max_length=limits, **ENDS)
-    for number, one in enumerate(examples_of(source)):
+    for number, one in list(enumerate(examples_of(source)))[:: 1 if score == "rotary" else 4]:
         most = int(limits[number])
         (alone,) = beam_search(model, one, beam=3, max_length=most, **ENDS)
         assert ids_of(alone) == ids_of(together[number])
         assert torch.equal(greedy(model, one, max_length=most, **ENDS)[0], likeliest[number])
+
+
+def test_numbers_that_make_no_sense_are_refused() -> None:
+    model, source = make_translator(), random_sentences(3, 2)
+    with pytest.raises(ValueError, match="beam is 0: write a whole number of at least 1"):
+        beam_search(model, source, beam=0, **ENDS)
+    with pytest.raises(ValueError, match="count is 0: write"):
+        sample(model, source, count=0, **ENDS)
+    with pytest.raises(ValueError, match="3 numbers for 2 examples: give one each"):
+        sample(model, source, numbers=[1, 2, 3], **ENDS)
+    for limits in (torch.tensor([3, 3, 3]), torch.tensor([2.7, 3.0])):
+        with pytest.raises(ValueError, match=r"max_length is .*: give whole numbers, one or \[2\]"):
+            greedy(model, source, max_length=limits, **ENDS)
+    with pytest.raises(ValueError, match="count is 0: ask for at least one"):
+        find_best(torch.zeros(2, 3), 0)

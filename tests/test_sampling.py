@@ -47,6 +47,12 @@ def test_what_is_drawn_does_not_depend_on_the_batch(draw: Draw) -> None:
     ]
 
 
+def test_the_smallest_temperature_draws_the_likeliest() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0], [5.0, -1.0, 4.0]])
+    drawn = choose(logits, torch.tensor([0.2, 0.9], dtype=torch.float64), Draw(1e-300))
+    assert drawn.tolist() == [1, 0]
+
+
 @torch.no_grad()
 def test_scores_of_samples_are_the_models_own() -> None:
     model, source = make_translator(), random_sentences(5, 3)
@@ -101,7 +107,7 @@ def test_no_chance_leads_beyond_what_may_be_drawn() -> None:
     ("settings", "message"),
     [
         ({"temperature": 0.0}, "temperature is 0.0: write a number above 0, or decode greedily"),
-        ({"top_k": 0}, "top_k is 0: write a number of at least 1"),
+        ({"top_k": 0}, "top_k is 0: write a whole number of at least 1"),
         ({"top_p": 0.0}, "top_p is 0.0: write a probability above 0"),
         ({"top_p": 1.5}, "top_p is 1.5: write a probability above 0"),
         ({"seed": -1}, "seed is -1: write a number of at least 0"),

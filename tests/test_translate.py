@@ -248,6 +248,23 @@ def test_a_run_is_resumed_with_its_own_settings(corpus: Corpus, tmp_path: Path) 
         fit(corpus, out, training=short)
 
 
+def test_a_run_is_not_resumed_with_other_text(corpus: Corpus, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    fit(corpus, out, training=Training(steps=2, batch_tokens=400, vocabulary=0))
+    assert corpus.source_file is not None
+    text = corpus.source_file.read_text("utf-8")
+    # As many words, and as many characters of a vocabulary.
+    corpus.source_file.write_text(text.translate(str.maketrans("vz", "zv")), "utf-8")
+    longer, job = (
+        Training(steps=3, batch_tokens=400, vocabulary=0),
+        Job(out, resume=True, accelerator="cpu"),
+    )
+    with pytest.raises(ValueError, match="resume: the training text is not the one that the run"):
+        fit(corpus, out, training=longer, job=job)
+    corpus.source_file.write_text(text, "utf-8")
+    assert fit(corpus, out, training=longer, job=job)
+
+
 def test_unknown_characters_are_warned_of_once(corpus: Corpus, tmp_path: Path) -> None:
     out = tmp_path / "run"
     fit(corpus, out, training=Training(steps=1, batch_tokens=400, vocabulary=0))

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from graphformer.models.sequence import Size, Transformer
 from graphformer.tasks import translate
 from graphformer.tasks.translation import lines as reading
 from graphformer.tasks.translation.alignment import align_words
-from graphformer.tasks.translation.decoding import find
+from graphformer.tasks.translation.decoding import best_of, find
 from graphformer.tasks.translation.lines import Lines, count_lines, whole_lines
 from graphformer.tasks.translation.settings import Search
 from graphformer.tasks.translation.translator import Translator
@@ -164,6 +165,48 @@ def test_lines_that_are_too_long_are_left_out_by_number(folder: Path, source: Pa
     assert found[1] == ""
     assert found[0]
     assert found[2]
+
+
+def test_long_lines_stop_no_test_either(translator: Translator) -> None:
+    lines = ["eins", "eins " * 1200]
+    with pytest.warns(UserWarning, match=r"the test set, line 2 has 2,\d+ tokens and stays"):
+        found = best_of(translator, lines, Search(beam=1), "the test set")
+    assert found == [*translator.translate(["eins"], beam=1), ""]
+
+
+def test_spaces_around_a_line_are_not_read(translator: Translator) -> None:
+    assert translator.translate([" eins zwei  "]) == translator.translate(["eins zwei"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_pipes_are_read_and_written_as_they_are(folder: Path, tmp_path: Path) -> None:
+    there, back = tmp_path / "there", tmp_path / "back"
+    for pipe in (there, back):
+        os.mkfifo(pipe)
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(there.write_bytes, b"eins\nzwei\n")
+        written = pool.submit(back.read_text, "utf-8")
+        found = translate.predict(folder, input_file=there, output_file=back)
+        assert written.result().split("\n") == [*found, ""]
+    assert back.is_fifo()
+
+
+def test_what_a_link_leads_to_takes_the_translations(folder: Path, tmp_path: Path) -> None:
+    link, file = tmp_path / "link.txt", tmp_path / "file.txt"
+    file.touch()
+    link.symlink_to(file)
+    (found,) = translate.predict(folder, text="eins", output_file=link)
+    assert link.is_symlink()
+    assert file.read_text("utf-8") == f"{found}\n"
+
+
+def test_text_that_cannot_be_translated_or_drawn_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="text is not UTF-8 at character 3"):
+        translate.predict(folder, text="hu\udcffnd")
+    with pytest.raises(ValueError, match=r"plot_alignment is a\.foo: write a name in \.svg or"):
+        translate.predict(folder, text="eins", plot_alignment=Path("a.foo"))
+    with pytest.raises(ValueError, match="text is empty, and plot_alignment has nothing to show"):
+        translate.predict(folder, text=" ", plot_alignment=Path("a.svg"))
 
 
 def test_a_line_that_is_not_utf_8_stays_empty_and_the_others_do_not(

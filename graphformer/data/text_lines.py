@@ -58,6 +58,16 @@ def read_content(path: Path, expected: str = "UTF-8 text, one example a line") -
     return content
 
 
+def check_can_be_read(path: Path) -> None:
+    """Does nothing where there is a file or a pipe of this name.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if path.is_dir() or not path.exists():
+        check_is_file(path)
+
+
 def check_is_file(path: Path) -> None:
     """Does nothing where there is such a file.
 
@@ -69,7 +79,7 @@ def check_is_file(path: Path) -> None:
 
 
 def _read_bytes(path: Path) -> bytes:
-    check_is_file(path)
+    check_can_be_read(path)
     if path.suffix != ".gz":
         return path.read_bytes()
     try:

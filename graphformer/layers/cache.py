@@ -134,8 +134,9 @@ class Cache:
             memory: the tokens of the memory, whose examples share the sequences evenly.
 
         Raises:
-            ValueError: if they cannot be shared evenly.
+            ValueError: if they cannot be shared evenly, or layers have kept keys of another memory.
         """
+        self._check_memory(memory)
         queries = join(new, memory.num_examples)
         known = self._cross
         if (
@@ -188,7 +189,15 @@ class Cache:
 
         Args:
             parents: for each sequence from now on, which of its example it goes on from.
+
+        Raises:
+            ValueError: if they are not those of each example.
         """
+        if parents.dim() != 2 or parents.shape[0] != self.num_examples:
+            raise ValueError(
+                f"parents has shape {list(parents.shape)}: give [{self.num_examples}, sequence], "
+                "those that each example goes on with"
+            )
         parents = parents.to(self._new_slots.device)
         sequence = torch.arange(self.num_examples, device=parents.device).unsqueeze(1)
         sequence = (sequence * self.num_sequences + parents).flatten()
@@ -221,6 +230,16 @@ class Cache:
             return None
         # Zeros, since what stands in an empty slot is multiplied with a weight of zero.
         return part.new_zeros(self.num_examples, self.capacity, *part.shape[1:])
+
+    def _check_memory(self, memory: Tokens) -> None:
+        parts = next(iter(self._memory.values()), ())
+        kept = next((part.shape[0] for part in parts if part is not None), memory.num_tokens)
+        if kept != memory.num_tokens:
+            raise ValueError(
+                f"the cache has keys of a memory of {kept} tokens, and this one has "
+                f"{memory.num_tokens}; make a new cache for another memory, and cut both with "
+                "cache.select_memory(rows)"
+            )
 
     def _check(self, new: Tokens) -> None:
         if new.num_examples != self.num_examples * self.num_sequences:

@@ -36,6 +36,7 @@ from graphformer.tasks.translation.wanted import Scoring, Wanted
 
 SEARCH, WANTED, SCORING, DEVICES = Search(), Wanted(), Scoring(), Devices()
 INDEX = "lines"
+PICTURES = (".svg", ".png")
 
 
 def fit(
@@ -70,6 +71,8 @@ def fit(
     machine = devices.machine(job.device, course.precision)
     text = read_corpus(corpus, job.out / INDEX)
     vocabulary = KeptVocabulary(job.out, text.train, course)
+    if job.resume:
+        vocabulary.check_text()
     tokenizer = vocabulary.get(is_first_process(machine))
     task = Task(text, tokenizer, shape.size, course, attending, search, job.device, tokenize)
     task.check()
@@ -119,7 +122,9 @@ def predict(
     """
     if text is not None and input_file is not None:
         raise ValueError("there are both --text and --input_file: leave one of them out")
-    if plot_alignment is not None and text is None:
+    if text is not None:
+        check_text(text, plot_alignment)
+    elif plot_alignment is not None:
         raise ValueError("plot_alignment shows one line: write it with --text")
     if output_file is not None and output_file.is_dir():
         raise ValueError(f"output_file is {output_file}, which is a folder: write a file")
@@ -173,13 +178,17 @@ def score(
     tokenize = scoring.finds_words()
     references = read_lines(target_file)
     others = {} if other_file is None else {str(other_file): read_lines(other_file)}
-    if hypothesis_file is not None and checkpoint is not None:
-        raise ValueError("there are both --hypothesis_file and --checkpoint: leave one of them out")
+    for name, given in (("checkpoint", checkpoint), ("source_file", source_file)):
+        if hypothesis_file is not None and given is not None:
+            raise ValueError(
+                f"there are both --hypothesis_file and --{name}: leave one of them out"
+            )
     if hypothesis_file is not None:
         found, how = read_lines(hypothesis_file), f"translations of {hypothesis_file}"
     elif checkpoint is not None and source_file is not None:
         translator, lines = Translator.from_pretrained(checkpoint), read_lines(source_file)
-        found = translate_known(translator, lines, search)
+        warn_of(translator.unknown_characters(lines))
+        found = best_of(translator, lines, search, str(source_file))
         how = f"{checkpoint}, beam {search.beam}, length penalty {search.length_penalty:g}"
     else:
         raise ValueError(
@@ -202,7 +211,24 @@ def score(
     return quality
 
 
-def translate_known(translator: Translator, lines: list[str], search: Search) -> list[str]:
-    """The translation of each line; warns once of characters that training never showed."""
-    warn_of(translator.unknown_characters(lines))
-    return best_of(translator, lines, search)
+def check_text(text: str, plot_alignment: Path | None) -> None:
+    """Does nothing where a line can be translated, and what it comes from drawn.
+
+    Raises:
+        ValueError: it is not UTF-8, or there would be no picture.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"text is not UTF-8 at character {error.start + 1}: write it so, or a file with "
+            "--input_file"
+        ) from error
+    if plot_alignment is None:
+        return
+    if not text.strip():
+        raise ValueError("text is empty, and plot_alignment has nothing to show: write a line")
+    if plot_alignment.suffix not in PICTURES:
+        raise ValueError(
+            f"plot_alignment is {plot_alignment}: write a name in {' or '.join(PICTURES)}"
+        )

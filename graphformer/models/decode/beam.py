@@ -8,7 +8,14 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from graphformer.models.decode.state import Decoder, Hypothesis, State, kept_of, limits_of
+from graphformer.models.decode.state import (
+    Decoder,
+    Hypothesis,
+    State,
+    check_count,
+    kept_of,
+    limits_of,
+)
 from graphformer.models.decode.top import find_best
 from graphformer.tokens import Tokens
 
@@ -30,7 +37,8 @@ def beam_search(
     the best of them. Where none has ended by `max_length`, those under way are given as they are.
 
     Args:
-        model: a `Transformer`, or a `LanguageModel`, whose prompts are the source.
+        model: a `Transformer` or an `AttentionalLSTM`, or a `LanguageModel`, whose prompts are the
+            source.
         source: ids of the sentences.
         begin: id that a target begins with; a language model does not read it.
         end: id at which a sequence ends; it is not returned.
@@ -41,12 +49,13 @@ def beam_search(
 
     Raises:
         ValueError: if the model is in training mode, where dropout is on, there is nothing to go on
-            from, or the beam is wider than half the vocabulary.
+            from, a number makes no sense, or the beam is wider than half the vocabulary.
 
     Source: candidates, twice as many as the beam is wide, follow Ott et al. 2019, fairseq
         (1904.01038). Its search ends with the `beam`-th sequence: of a model that is sure, that is
         often before the likeliest sequence has ended.
     """
+    check_count("beam", beam)
     state = State(model, source, begin)
     limits, size = limits_of(max_length, source), source.num_examples
     found = _Found(size, beam)

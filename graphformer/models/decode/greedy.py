@@ -17,7 +17,8 @@ def greedy(
     """For each example the ids that follow when each next token is the likeliest, on the CPU.
 
     Args:
-        model: a `Transformer`, or a `LanguageModel`, whose prompts are the source.
+        model: a `Transformer` or an `AttentionalLSTM`, or a `LanguageModel`, whose prompts are the
+            source.
         source: ids of the sentences.
         begin: id that a target begins with; a language model does not read it.
         end: id at which a sequence ends; it is not returned.

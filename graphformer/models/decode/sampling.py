@@ -9,7 +9,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from graphformer.models.decode.state import Decoder, Hypothesis, State, kept_of, limits_of
+from graphformer.models.decode.state import (
+    Decoder,
+    Hypothesis,
+    State,
+    check_count,
+    kept_of,
+    limits_of,
+)
 from graphformer.models.decode.top import find_best
 from graphformer.tokens import Tokens
 
@@ -36,8 +43,8 @@ class Draw:
             raise ValueError(
                 f"temperature is {self.temperature}: write a number above 0, or decode greedily"
             )
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k is {self.top_k}: write a number of at least 1")
+        if self.top_k is not None:
+            check_count("top_k", self.top_k)
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}: write a probability above 0")
         if self.seed < 0:
@@ -63,7 +70,8 @@ def sample(
     temperature 1.
 
     Args:
-        model: a `Transformer`, or a `LanguageModel`, whose prompts are the source.
+        model: a `Transformer` or an `AttentionalLSTM`, or a `LanguageModel`, whose prompts are the
+            source.
         source: ids of the sentences.
         begin: id that a target begins with; a language model does not read it.
         end: id at which a sequence ends; it is not returned.
@@ -73,15 +81,18 @@ def sample(
         max_length: most tokens to decode, end included, or those of each example [example].
 
     Raises:
-        ValueError: if the model is in training mode, where dropout is on, or there is nothing to
-            go on from.
+        ValueError: if the model is in training mode, where dropout is on, there is nothing to go on
+            from, or a number makes no sense.
 
     Source: Fan et al. 2018 (1805.04833) for top-k, Holtzman et al. 2020 (1904.09751) for top-p.
     """
+    check_count("count", count)
     draw = draw or Draw()
     state, limits = State(model, source, begin), limits_of(max_length, source)
     size = source.num_examples
     numbers = list(range(size)) if numbers is None else numbers
+    if len(numbers) != size:
+        raise ValueError(f"there are {len(numbers)} numbers for {size} examples: give one each")
     generators = [[_generator(draw.seed, at, which) for which in range(count)] for at in numbers]
     live, ended = torch.arange(size), torch.zeros(size, count, dtype=torch.bool)
     ids, totals = torch.full((size, count, 1), end), torch.zeros(size, count, dtype=torch.float64)
@@ -161,7 +172,9 @@ def choose(
         logits, order, _ = find_best(logits, draw.top_k)
     elif draw.top_p < 1:
         logits, order = logits.sort(1, descending=True)
-    shares = (logits / draw.temperature).double().softmax(1)
+    # Of small temperatures what is divided would be infinite.
+    below = logits.double() - logits.amax(1, keepdim=True)
+    shares = (below / draw.temperature).softmax(1)
     if draw.top_p < 1:
         before = shares.cumsum(1) - shares
         shares = shares.masked_fill(before >= draw.top_p, 0.0)

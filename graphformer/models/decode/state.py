@@ -107,16 +107,31 @@ class State:
         self.new = Tokens(flat, ptr, torch.zeros_like(ptr[1:]).unsqueeze(1), ones)
 
 
+def check_count(name: str, count: object) -> None:
+    """Does nothing where `count` is a whole number of at least 1.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"{name} is {count}: write a whole number of at least 1")
+
+
 def limits_of(max_length: int | Tensor, source: Tokens) -> Int[Tensor, "example"]:
     """The most tokens of each example.
 
     Raises:
-        ValueError: if one is to have none.
+        ValueError: if one is to have none, or they are not whole numbers, one an example.
     """
-    limits = torch.as_tensor(max_length).cpu()
+    limits, size = torch.as_tensor(max_length).cpu(), source.num_examples
+    if limits.is_floating_point() or limits.shape not in ((), (size,)):
+        raise ValueError(
+            f"max_length is {limits.dtype} of shape {list(limits.shape)}: give whole numbers, one "
+            f"or [{size}], one an example"
+        )
     if int(limits.min()) < 1:
         raise ValueError(f"max_length is at least 1 token, it is {int(limits.min())}")
-    return limits.expand(source.num_examples)
+    return limits.expand(size)
 
 
 def kept_of(done: Bool[Tensor, "example"]) -> Int[Tensor, "kept"] | None:

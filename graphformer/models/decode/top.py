@@ -29,7 +29,9 @@ class Best(NamedTuple):
 
 
 def find_best(table: Float[Tensor, "row column"], count: int) -> Best:
-    """The largest `count` entries of each row."""
+    """The largest `count` entries of each row, at least one."""
+    if count < 1:
+        raise ValueError(f"count is {count}: ask for at least one entry of a row")
     if (
         count <= MOST
         and table.device.type == "cpu"

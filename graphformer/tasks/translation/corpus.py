@@ -197,8 +197,9 @@ def make_vocabulary(
 
 
 def encode_sources(tokenizer: Tokenizer, lines: list[str]) -> list[Int[Tensor, " source"]]:
-    """The ids of each line, END at last."""
-    return [torch.tensor([*line.ids, END]) for line in tokenizer.encode_batch(lines)]
+    """The ids of each line, without spaces around it, as in training, and END at last."""
+    encoded = tokenizer.encode_batch([line.strip() for line in lines])
+    return [torch.tensor([*line.ids, END]) for line in encoded]
 
 
 def encode_pairs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -42,8 +43,11 @@ def find(
     wanted: Wanted | None = None,
     first: int = 0,
     report: Callable[[int], object] | None = None,
+    name: str = "the text",
 ) -> list[list[Found]]:
     """The translations of each line, the best first; an empty line has one, which is empty.
+
+    One that is too long has an empty one too, with a warning: its search would take hours.
 
     Args:
         translator: model and vocabulary.
@@ -52,14 +56,25 @@ def find(
         wanted: how many, and whether they are drawn.
         first: number of the first line, on which depends what is drawn.
         report: called with numbers of lines that were translated.
+        name: of what the lines come from, for warnings.
     """
     wanted = wanted or Wanted()
-    found = [[Found("")] for _ in lines]
+    found = [[Found("", 0.0)] for _ in lines]
     sources = encode_sources(translator.source_tokenizer, lines)
     lengths = [len(source) for source in sources]
-    by_length = sorted(
-        (index for index, line in enumerate(lines) if line.strip()), key=lambda each: lengths[each]
-    )
+    for number, length in enumerate(lengths, start=first + 1):
+        if length - 1 > wanted.longest:
+            warnings.warn(
+                f"{name}, line {number:,} has {length - 1:,} tokens and stays untranslated: cut it "
+                f"into sentences, or predict with --longest {length - 1}",
+                stacklevel=2,
+            )
+    chosen_lines = [
+        index
+        for index, line in enumerate(lines)
+        if line.strip() and lengths[index] - 1 <= wanted.longest
+    ]
+    by_length = sorted(chosen_lines, key=lambda index: lengths[index])
     if report is not None:
         report(len(lines) - len(by_length))
     with evaluating(translator, search.decoding_precision):
@@ -79,9 +94,18 @@ def find(
     return found
 
 
-def best_of(translator: Translator, lines: list[str], search: Search) -> list[str]:
-    """The best translation of each line; an empty line stays empty."""
-    return [each[0].text for each in find(translator, lines, search)]
+def best_of(
+    translator: Translator, lines: list[str], search: Search, name: str = "the text"
+) -> list[str]:
+    """The best translation of each line; an empty line stays empty.
+
+    Args:
+        translator: model and vocabulary.
+        lines: of text.
+        search: how translations are searched for.
+        name: of what the lines come from, for warnings.
+    """
+    return [each[0].text for each in find(translator, lines, search, name=name)]
 
 
 def decode(

@@ -33,6 +33,20 @@ class KeptVocabulary:
     def __init__(self, out: Path, pairs: Pairs, course: Course) -> None:
         self.pairs, self.course = pairs, course
         self.folder = out / FOLDER / fingerprint(pairs, course)
+        text, _ = self.folder.name.split("-")
+        self.others = [each for each in self.folder.parent.glob("*") if not each.match(f"{text}-*")]
+
+    def check_text(self) -> None:
+        """Does nothing where no run with another training text was in the folder.
+
+        Raises:
+            ValueError: one was, whose weights would be gone on with by ids of other words.
+        """
+        if self.others:
+            raise ValueError(
+                f"resume: the training text is not the one that the run in "
+                f"{self.folder.parents[1]} began with; bring that back, or choose another folder"
+            )
 
     def get(self, makes: bool = True) -> Tokenizer | tuple[Tokenizer, Tokenizer]:
         """The vocabulary that was kept; where there is none, a new one.
@@ -75,9 +89,9 @@ class KeptVocabulary:
 
 
 def fingerprint(pairs: Pairs, course: Course) -> str:
-    """Of the text and the settings that a vocabulary is made from."""
-    made_from = course.vocabulary, course.vocabulary_kind, course.vocabulary_joint
-    digest = blake2b(repr(made_from).encode(), digest_size=8)
+    """Of the text that a vocabulary is made from, and of how it is made."""
+    made = repr((course.vocabulary, course.vocabulary_kind, course.vocabulary_joint))
+    text = blake2b(digest_size=8)
     for source, target in pairs:
-        digest.update(f"{source}\n{target}\n".encode())
-    return digest.hexdigest()
+        text.update(f"{source}\n{target}\n".encode())
+    return f"{text.hexdigest()}-{blake2b(made.encode(), digest_size=4).hexdigest()}"

@@ -15,7 +15,9 @@ from graphformer.tasks.optimizers import fused_optimizer
 from graphformer.tasks.r_drop import summed_r_drop
 from graphformer.tasks.translation.attending import Translating
 from graphformer.tasks.translation.corpus import PairBatch
+from graphformer.tasks.translation.decoding import best_of
 from graphformer.tasks.translation.scores import measure
+from graphformer.tasks.translation.settings import Search
 from graphformer.tasks.translation.translator import Translator
 
 
@@ -74,8 +76,7 @@ class TranslationLearner(Learner):
 
     def on_validation_epoch_end(self) -> None:
         sources, targets = map(list, zip(*self.samples, strict=True))
-        with self.trainer.precision_plugin.forward_context():
-            found = self.translator.translate(sources, beam=1)
+        found = best_of(self.translator, sources, Search(beam=1), "the validation set")
         figures = measure(found, targets, self.tokenize).figures
         self.log("validation_bleu", figures["bleu"])
         self.log("validation_exact_match", figures["exact_match"])

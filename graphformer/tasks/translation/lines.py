@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from graphformer.data.text_lines import check_can_be_read
+
 # What is read at once, in bytes: some thousand lines, of which those of like length are translated
 # together. A pipe gives what it has, be it less.
 AT_ONCE = 2**18
@@ -38,18 +40,21 @@ class Lines:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is empty.
+        ValueError: the file is empty. A pipe, which may give nothing yet, is not asked.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.name = "the standard input" if path is None else str(path)
-        if path is not None and not path.is_file():
-            what = "is a folder" if path.is_dir() else "does not exist"
-            raise FileNotFoundError(f"{path} {what}")
-        if path is not None and not path.stat().st_size:
+        self.count = None
+        if path is not None:
+            check_can_be_read(path)
+        if path is None or not path.is_file():
+            return
+        if not path.stat().st_size:
             raise ValueError(f"{path} is empty: expected UTF-8 text, a sentence a line")
-        self.count = None if path is None or path.suffix == ".gz" else count_lines(path)
+        if path.suffix != ".gz":
+            self.count = count_lines(path)
 
     def __iter__(self) -> Iterator[list[str]]:
         number = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from collections import Counter
@@ -52,37 +53,14 @@ class Prediction:
         """Translates the lines, and writes what is wanted of them."""
         first = len(self.best)
         self.unknown += self.translator.unknown_characters(lines)
-        kept = self._without_long(lines, first)
-        found = find(self.translator, kept, self.search, self.wanted, first, self.report)
+        asked = self.search, self.wanted, first, self.report, self.name
+        found = find(self.translator, lines, *asked)
         self.best += [each[0].text for each in found]
-        self.write("".join(f"{line}\n" for line in self._written(kept, found, first)))
+        self.write("".join(f"{line}\n" for line in self._written(lines, found, first)))
 
     def warn_of_unknown(self) -> None:
         """Warns, once for all lines, of characters that training never showed."""
         warn_of(self.unknown)
-
-    def _without_long(self, lines: list[str], first: int) -> list[str]:
-        """The lines, empty where they are too long."""
-        longest = self.wanted.longest
-        # A token has a character at least, but for what a tokenizer puts in front.
-        sizes = [
-            len(encoded.ids) if len(line) >= longest else 0
-            for line, encoded in zip(
-                lines,
-                self.translator.source_tokenizer.encode_batch(
-                    [line if len(line) >= longest else "" for line in lines]
-                ),
-                strict=True,
-            )
-        ]
-        for at, size in enumerate(sizes):
-            if size > longest:
-                warnings.warn(
-                    f"{self.name}, line {first + at + 1} has {size:,} tokens and stays "
-                    f"untranslated: cut it into sentences, or write --longest {size}",
-                    stacklevel=3,
-                )
-        return ["" if size > longest else line for line, size in zip(lines, sizes, strict=True)]
 
     def _written(self, lines: list[str], found: list[list[Found]], first: int) -> Iterator[str]:
         pairs = [
@@ -92,7 +70,8 @@ class Prediction:
         ]
         alignments = [""] * len(pairs)
         if self.wanted.alignments:
-            sources, targets = [line for _, line, _ in pairs], [one.text for _, _, one in pairs]
+            sources = [line if one.text else "" for _, line, one in pairs]
+            targets = [one.text for _, _, one in pairs]
             alignments = list(map(str, align_words(self.translator, sources, targets)))
         for (number, _, one), alignment in zip(pairs, alignments, strict=True):
             row = [one.text]
@@ -119,12 +98,30 @@ def warn_of(unknown: Counter[str]) -> None:
 
 @contextmanager
 def writing(output_file: Path | None) -> Iterator[Callable[[str], object]]:
-    """What writes to a file, which is there whole or not at all, or to the standard output."""
+    """What writes UTF-8 to a file, which is there whole or not at all, or to the standard output.
+
+    A pipe or a device is written to as it is, and what a link leads to takes the text.
+    """
     if output_file is None:
-        yield lambda text: print(text, end="", flush=True)
-        return
-    with replacing(output_file) as file:
-        yield lambda text: file.write(text.encode())
+        # What tests, and programs that embed this one, put there may have no bytes below.
+        raw = getattr(sys.stdout, "buffer", None)
+        yield (lambda text: print(text, end="", flush=True)) if raw is None else writer_to(raw)
+    elif output_file.exists() and not output_file.is_file():
+        with output_file.open("wb") as file:
+            yield writer_to(file)
+    else:
+        with replacing(output_file.resolve()) as file:
+            yield lambda text: file.write(text.encode())
+
+
+def writer_to(stream: io.BufferedIOBase) -> Callable[[str], object]:
+    """What writes text to a stream at once."""
+
+    def write(text: str) -> None:
+        stream.write(text.encode())
+        stream.flush()
+
+    return write
 
 
 @contextmanager

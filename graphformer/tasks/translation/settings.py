@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 
@@ -123,6 +124,13 @@ class Search:
 
     def __post_init__(self) -> None:
         check_least(self, beam=1)
+        if not isfinite(self.length_penalty):
+            raise ValueError(f"length_penalty is {self.length_penalty}: write a number, such as 1")
+        if self.decoding_precision not in get_args(Precision):
+            raise ValueError(
+                f"decoding_precision is {self.decoding_precision!r}: write "
+                f"{' or '.join(get_args(Precision))}"
+            )
 
 
 @dataclass(frozen=True)

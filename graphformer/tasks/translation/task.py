@@ -117,7 +117,7 @@ class Task:
         """The quality of the translated test set, printed with samples; kept in `out`."""
         sources, references = map(list, zip(*self.text.test, strict=True))
         start = time.monotonic()
-        found = best_of(translator, sources, self.search)
+        found = best_of(translator, sources, self.search, "the test set")
         quality = measure(found, references, self.tokenize)
         write_text(out / HYPOTHESES, "\n".join(found) + "\n")
         print(show_samples(sources, found, references))

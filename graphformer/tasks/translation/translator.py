@@ -53,7 +53,12 @@ class Translator:
                 next token each time.
             length_penalty: power of the length that a log-probability is divided by.
             precision: 32-true or bf16-mixed, of which the latter may be faster.
+
+        Raises:
+            ValueError: settings make no sense, or `lines` is a line.
         """
+        if isinstance(lines, str):
+            raise ValueError("lines is a line of text: write it in a list, [line]")
         return best_of(self, lines, Search(beam, length_penalty, precision))
 
     def unknown_characters(self, lines: list[str]) -> Counter[str]:
