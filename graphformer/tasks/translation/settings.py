@@ -38,7 +38,11 @@ SUITING: dict[str, dict[str, Any]] = {
 }
 
 # What `--recipe` names: options of any kind, such as "encoder.score", in place of their defaults.
-RECIPES: dict[str, dict[str, Any]] = {"multi30k": dict(SUITING["sentences"])}
+RECIPES: dict[str, dict[str, Any]] = {
+    "multi30k": SUITING["sentences"]
+    | {"data": "multi30k", "source": "en", "target": "de", "variant": "tok"}
+    | {"minutes": 60.0, "average": 10}
+}
 
 
 @dataclass(frozen=True)
