@@ -25,6 +25,8 @@ from graphformer.tasks.learner import SummedLoss
 from graphformer.tasks.resume import Saving
 from graphformer.tasks.run import Budget, Machine, Run, train
 from graphformer.tasks.settings import Job
+from graphformer.tasks.translation import decoding
+from graphformer.tasks.translation import learner as learning
 from graphformer.tasks.translation.attending import Attending
 from graphformer.tasks.translation.corpus import (
     collate,
@@ -210,13 +212,12 @@ def test_as_many_pairs_are_watched_as_asked(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    original = Translator.translate
 
-    def translate(self: Translator, lines: list[str], *args: Any, **options: Any) -> list[str]:
+    def best_of(translator: Translator, lines: list[str], *asked: Any) -> list[str]:
         seen.append(len(lines))
-        return original(self, lines, *args, **options)
+        return decoding.best_of(translator, lines, *asked)
 
-    monkeypatch.setattr(Translator, "translate", translate)
+    monkeypatch.setattr(learning, "best_of", best_of)
     out = tmp_path / "run"
     trained(corpus, out, steps=None, epochs=2, watched=3)
     assert seen == [3, 3]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -21,6 +21,15 @@ from graphformer.tasks.translation.translator import Translator
 from graphformer.tasks.translation.wanted import Wanted
 
 NUM_SHOWN = 5
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """What takes bytes."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+    def flush(self) -> object: ...
 
 
 class Prediction:
@@ -114,7 +123,7 @@ def writing(output_file: Path | None) -> Iterator[Callable[[str], object]]:
             yield lambda text: file.write(text.encode())
 
 
-def writer_to(stream: io.BufferedIOBase) -> Callable[[str], object]:
+def writer_to(stream: Sink) -> Callable[[str], object]:
     """What writes text to a stream at once."""
 
     def write(text: str) -> None:
