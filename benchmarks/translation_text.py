@@ -13,7 +13,8 @@ from graphformer.models.sequence import Size
 from graphformer.tasks.translation.corpus import EncodedPair, encode_pairs
 
 VOCABULARY = 10_000
-SIZE = Size(dim=128, heads=4, layers=4, hidden=256, dropout=0.3)
+# torch's Transformer drops activations too.
+SIZE = Size(dim=128, heads=4, layers=4, hidden=256, dropout=0.3, activation_dropout=0.3)
 # Synthetic sentences that are decoded.
 TEST = 1000
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

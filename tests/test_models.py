@@ -284,6 +284,17 @@ def test_fresh_logits_are_of_the_size_of_one(norm_first: bool) -> None:
     assert 0.5 < float(model.source(tokens).detach().std()) < 2
 
 
+@pytest.mark.parametrize("feed_forward", ["linear()", "convolution(3)"])
+def test_each_dropout_is_where_its_setting_says(feed_forward: str) -> None:
+    size = Size(dim=16, layers=1, dropout=0.3, attention_dropout=0.2, activation_dropout=0.1)
+    model = Transformer(VOCABULARY, size, feed_forward=feed_forward)
+    for block in [*model.encoder, *model.decoder]:
+        assert block.attention.layer.dropout == 0.2
+        assert block.feed_forward.layer.dropout.p == 0.1
+        assert block.attention.dropout.p == block.feed_forward.dropout.p == 0.3
+    assert model.source.dropout.p == 0.3
+
+
 def test_sequence_models_refuse_what_they_cannot_read(source: Tokens) -> None:
     with pytest.raises(ValueError, match="unknown positions='rotary'; write 'sinusoidal'"):
         Transformer(VOCABULARY, SIZE, positions="rotary")

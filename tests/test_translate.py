@@ -34,7 +34,7 @@ from graphformer.tasks.translation.translator import Translator
 NUMBERS = ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"]
 ENGLISH = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 ROTARY = "Rotary(DotProduct())"
-SMALL = Shape(16, 2, 1, 32, 0.1, attention_dropout=0.0, norm_first=True)
+SMALL = Shape(16, 2, 1, 32, 0.1, attention_dropout=0.0, activation_dropout=0.0, norm_first=True)
 SHORT = Training(steps=12, batch_tokens=400, learning_rate=1e-2, vocabulary=0)
 
 

@@ -74,8 +74,12 @@ def test_attention_is_a_setting(attending: Attending, corpus: Corpus, tmp_path: 
 
 @pytest.mark.parametrize(
     "shape",
-    [replace(SMALL, norm_first=False), replace(SMALL, attention_dropout=0.2)],
-    ids=["norms behind", "attention dropout"],
+    [
+        replace(SMALL, norm_first=False),
+        replace(SMALL, attention_dropout=0.2),
+        replace(SMALL, activation_dropout=0.2),
+    ],
+    ids=["norms behind", "attention dropout", "activation dropout"],
 )
 def test_blocks_are_put_together_as_asked(shape: Shape, corpus: Corpus, tmp_path: Path) -> None:
     out = tmp_path / "run"
@@ -225,6 +229,10 @@ def test_own_text_needs_three_sentences() -> None:
             {"attending": Attending("lstm"), "shape": replace(SMALL, attention_dropout=0.1)},
             r"attention_dropout is 0\.1, and an LSTM reads",
         ),
+        (
+            {"attending": Attending("lstm"), "shape": replace(SMALL, activation_dropout=0.1)},
+            r"activation_dropout is 0\.1, and an LSTM reads",
+        ),
     ],
 )
 def test_fit_refuses_before_it_writes(
@@ -249,6 +257,7 @@ def test_fit_refuses_before_it_writes(
         (lambda: Training(steps=0), "steps is 0: write a number of at least 1"),
         (lambda: Training(vocabulary=100), "vocabulary is 100: write at least 260 pieces of words"),
         (lambda: Shape(attention_dropout=1.0), "attention_dropout is 1.0: write a probability"),
+        (lambda: Shape(activation_dropout=1.0), "activation_dropout is 1.0: write a probability"),
         (lambda: Training(accumulate=0), "accumulate is 0: write a number of at least 1"),
         (lambda: Training(warmup_steps=0), "warmup_steps is 0: write a number of at least 1"),
         (lambda: Training(clip=-1.0), "clip is -1.0: write 0, or a number above it"),

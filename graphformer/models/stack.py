@@ -29,9 +29,9 @@ class Size:
         heads: number of heads.
         layers: number of blocks, of the encoder and of the decoder each.
         hidden: width inside the feed-forward networks.
-        dropout: probability of zero behind embeddings, behind each part of a block, and inside the
-            feed-forward networks.
+        dropout: probability of zero behind embeddings and behind each part of a block.
         attention_dropout: probability of zero of an attention weight.
+        activation_dropout: probability of zero inside the feed-forward networks.
         kv_heads: number of heads of keys and values; as many as of queries where left out.
         norm_first: whether norms stand before the parts of a block instead of behind the sums.
     """
@@ -42,6 +42,7 @@ class Size:
     hidden: int = 256
     dropout: float = 0.1
     attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
     kv_heads: int | None = None
     norm_first: bool = True
 
@@ -81,10 +82,11 @@ def make_feed_forward(notation: str, size: Size, causal: bool = False) -> nn.Mod
             f"unknown feed_forward {notation!r}: write {LINEAR!r}, or a convolution with the "
             "number of tokens that it reads, such as 'convolution(3)'"
         )
+    dropout = size.activation_dropout
     if found["kernel"] is None:
-        return FeedForward(size.dim, size.hidden, size.dropout)
+        return FeedForward(size.dim, size.hidden, dropout)
     kernel = int(found["kernel"])
-    return ConvFeedForward(size.dim, size.hidden, kernel, size.dropout, causal=causal)
+    return ConvFeedForward(size.dim, size.hidden, kernel, dropout, causal=causal)
 
 
 def planned_once(blocks: nn.ModuleList) -> nn.ModuleList:

@@ -99,7 +99,7 @@ class Attending:
                     f"even number, such as {size.hidden + 1}"
                 )
             self._check_bare()
-            for name in ("attention_dropout", "norm_first"):
+            for name in ("attention_dropout", "activation_dropout", "norm_first"):
                 if getattr(size, name) != getattr(Size, name):
                     raise _no_place(name, getattr(size, name))
             return

@@ -26,12 +26,12 @@ LIMITS = ("minutes", "epochs", "steps")
 # Found to suit the embedded dates, and sentences; of the latter the precision is the device's.
 SUITING: dict[str, dict[str, Any]] = {
     "dates": {"dim": 64, "heads": 2, "layers": 2, "hidden": 128, "dropout": 0.0}
-    | {"attention_dropout": 0.0, "norm_first": True}
+    | {"attention_dropout": 0.0, "activation_dropout": 0.0, "norm_first": True}
     | {"minutes": 2.0, "batch_tokens": 2048, "learning_rate": 4e-3, "warmup": 0.1}
     | {"label_smoothing": 0.0, "vocabulary": 0, "precision": "32-true"}
     | PLAIN,
     "sentences": {"dim": 128, "heads": 4, "layers": 4, "hidden": 256, "dropout": 0.3}
-    | {"attention_dropout": 0.0, "norm_first": True}
+    | {"attention_dropout": 0.0, "activation_dropout": 0.0, "norm_first": True}
     | {"minutes": 20.0, "batch_tokens": 4096, "learning_rate": 5e-3, "warmup": 0.1}
     | {"label_smoothing": 0.1, "vocabulary": 6000, "max_length": 512, "max_length_ratio": 4.0}
     | PLAIN,
@@ -88,6 +88,7 @@ class Shape:
         hidden: width inside the feed-forward networks, and of the states of an lstm.
         dropout: probability of zero behind each part of a block.
         attention_dropout: probability of zero of an attention weight.
+        activation_dropout: probability of zero inside the feed-forward networks.
         norm_first: whether norms stand before the parts of a block instead of behind their sums.
     """
 
@@ -97,11 +98,12 @@ class Shape:
     hidden: int | None = None
     dropout: float | None = None
     attention_dropout: float | None = None
+    activation_dropout: float | None = None
     norm_first: bool | None = None
 
     def __post_init__(self) -> None:
         check_least(self, dim=1, heads=1, layers=1, hidden=1)
-        check_probabilities(self, "dropout", "attention_dropout")
+        check_probabilities(self, "dropout", "attention_dropout", "activation_dropout")
 
     @property
     def size(self) -> Size:
