@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from graphformer.tasks.translation.translator import Translator
 
 # Source tokens that are translated at a time.
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 8192
 
 
 class Found(NamedTuple):
