@@ -82,11 +82,10 @@ def make_feed_forward(notation: str, size: Size, causal: bool = False) -> nn.Mod
             f"unknown feed_forward {notation!r}: write {LINEAR!r}, or a convolution with the "
             "number of tokens that it reads, such as 'convolution(3)'"
         )
-    dropout = size.activation_dropout
+    widths, dropout = (size.dim, size.hidden), size.activation_dropout
     if found["kernel"] is None:
-        return FeedForward(size.dim, size.hidden, dropout)
-    kernel = int(found["kernel"])
-    return ConvFeedForward(size.dim, size.hidden, kernel, dropout, causal=causal)
+        return FeedForward(*widths, dropout)
+    return ConvFeedForward(*widths, int(found["kernel"]), dropout, causal=causal)
 
 
 def planned_once(blocks: nn.ModuleList) -> nn.ModuleList:
