@@ -85,6 +85,26 @@ def test_a_batch_of_64_gives_the_tokens_of_one_at_a_time(score: str, topology: s
         assert torch.equal(greedy(model, one, max_length=most, **ENDS)[0], likeliest[number])
 
 
+def test_how_many_logits_are_made_at_a_time_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, source = make_translator(), random_sentences(5, 1, 3, 8, 2, 6)
+    settings = ENDS | {"max_length": MOST}
+
+    def found() -> list[list[list[int]]]:
+        ways = (
+            [[ids.tolist() for ids in greedy(model, source, **settings)]],
+            map(ids_of, beam_search(model, source, beam=4, **settings)),
+            map(ids_of, sample(model, source, count=3, **settings)),
+        )
+        return [each for way in ways for each in way]
+
+    together = found()
+    # Neither the sequences of an example nor all of them are a multiple of it.
+    monkeypatch.setattr("graphformer.models.decode.state.ROWS", 5)
+    assert found() == together
+
+
 def test_numbers_that_make_no_sense_are_refused() -> None:
     model, source = make_translator(), random_sentences(3, 2)
     with pytest.raises(ValueError, match="beam is 0: write a whole number of at least 1"):

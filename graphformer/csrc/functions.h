@@ -26,6 +26,19 @@ template <> struct Numbers<double> {
     static constexpr double infinity = __builtin_inf();
 };
 
+template <class A> constexpr A inverse_factorial(int number) {
+    return number > 1 ? inverse_factorial<A>(number - 1) / A(number) : A(1);
+}
+
+// 1 / n! + r / (n + 1)! + r^2 / (n + 2)! + ...
+template <class A, int L, int N> inline vec<A, L> series_of_exp(vec<A, L> r) {
+    constexpr A first = inverse_factorial<A>(N);
+    if constexpr (N == Numbers<A>::exp_terms)
+        return all<A, L>(first);
+    else
+        return series_of_exp<A, L, N + 1>(r) * r + first;
+}
+
 // exp(x) = scale + scale * rest, with scale a power of two and `rest` = exp(r) - 1, |r| < ln 2 / 2.
 template <class A, int L> struct Power {
     vec<A, L> scale, rest;
@@ -36,11 +49,8 @@ template <class A, int L> inline Power<A, L> power(vec<A, L> x) {
     vec<A, L> shifted = x * A(1.4426950408889634) + N::magic;
     vec<A, L> octaves = shifted - N::magic;
     vec<A, L> r = (x - octaves * N::ln2_high) - octaves * N::ln2_low;
-    vec<A, L> series = all<A, L>(1);
-#pragma GCC unroll 16
-    for (int term = N::exp_terms; term > 1; --term) series = series * r * (A(1) / A(term)) + A(1);
     bits<A, L> exponent = ((bits<A, L>)shifted + N::bias) << N::mantissa;
-    return {(vec<A, L>)exponent, series * r};
+    return {(vec<A, L>)exponent, r * series_of_exp<A, L, 1>(r)};
 }
 
 // Zero below the least normal number: what minus infinity stands for must be left out altogether.

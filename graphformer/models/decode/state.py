@@ -12,8 +12,9 @@ from torch import Tensor
 from graphformer.layers import Cache
 from graphformer.tokens import Tokens
 
-# Sequences whose logits are made at a time: what is read of them again is then still in the caches.
-ROWS = 128
+# Sequences whose logits are made at a time: many, which share what a product first does to its
+# weights, and yet few megabytes, which the search then reads from the caches.
+ROWS = 512
 # Examples that are done are dropped when they are so many of all: it costs a copy of the rest.
 MOST_DONE = 0.2
 
