@@ -42,12 +42,12 @@ from graphformer.tasks.translation.corpus import read_corpus
 from graphformer.tasks.translation.scores import measure
 from graphformer.tasks.translation.translator import Translator
 
-SPARSE, ROTARY = "window(8) | global_tokens(1)", "Rotary(DotProduct())"
+SPARSE, TURNED = "window(8) | global_tokens(1)", "Rotary(Gaussian())"
 VARIANTS: dict[str, dict[str, str]] = {
     "transformer": {},
+    "sinusoidal": {"positions": "sinusoidal"},
     "windows": {"encoder.topology": SPARSE, "decoder.topology": SPARSE},
-    "gaussian": dict.fromkeys(("encoder.score", "decoder.score", "cross.score"), "Gaussian()"),
-    "rotary": {"encoder.score": ROTARY, "decoder.score": ROTARY, "positions": "none"},
+    "gaussian": {"encoder.score": TURNED, "decoder.score": TURNED, "cross.score": "Gaussian()"},
     "convolution": {
         "encoder.feed_forward": "convolution(3)",
         "decoder.feed_forward": "convolution(3)",

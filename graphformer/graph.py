@@ -329,6 +329,12 @@ class TokenGraph:
         # threads that come at once the first one's serves both.
         return made if torch.compiler.is_compiling() else self._made.setdefault(name, made)
 
+    def _move_queries(self, at: Tensor) -> None:
+        """Puts the queries at other positions, in place, and forgets what was made of the old."""
+        self.queries.at.copy_(at)
+        for name in [name for name in self._made if name.startswith("at query:")]:
+            del self._made[name]
+
     def _keep(
         self, place: tuple[str, str], value: EdgeValues, make: Callable[[], Tensor]
     ) -> Tensor:

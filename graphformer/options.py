@@ -123,7 +123,8 @@ def make_parser(name: str, function: Callable[..., Any]) -> Options:
         if prefix:  # a file of its own for a part would be one more thing to know
             parser._option_string_actions[option(prefix)].help = SUPPRESS
     for action in parser._actions:
-        if getattr(action, "_typehint", None) is bool:
+        kind = getattr(action, "_typehint", None)
+        if bool in (kind, *get_args(kind)):
             action.nargs, action.const = "?", True  # `--resume` alone means yes
     return parser
 

@@ -1,4 +1,5 @@
-// Dropout, the largest entries of rows and the attention of short examples, against plain loops.
+// Dropout, rotary positions, the largest entries of rows and the attention of short examples, against
+// plain loops.
 #include <algorithm>
 #include <numeric>
 #include <utility>
@@ -26,6 +27,38 @@ bool check_dropout(int64_t dtype, int64_t size) {
     right &= gf_drop(&d) == GF_OK && x.bytes == out.bytes;
     if (!right)
         std::printf("  %s: dropout of %d, dtype %d\n", gf_instruction_set(), int(size), int(dtype));
+    return right;
+}
+
+// Turned by angles, from rows with numbers between them, and back to where they were.
+bool check_turns(int64_t dtype, int64_t tokens, int64_t heads, int64_t width) {
+    int64_t precise = dtype == GF_FLOAT64 ? GF_FLOAT64 : GF_FLOAT32;
+    int64_t half = width / 2, stride = heads * width + 3, size = tokens * heads * width;
+    Array x(tokens * stride, dtype), out(size, dtype), again(size, dtype);
+    Array cosine(tokens * half, precise), sine(tokens * half, precise);
+    for (int64_t i = 0; i < tokens * half; ++i) {
+        cosine.write(i, precise, std::cos(0.1 * i)), sine.write(i, precise, std::sin(0.1 * i));
+    }
+    gf_turns t{tokens, heads, width, stride, 0, dtype, 2, cosine.data(), sine.data(), x.data(), out.data()};
+    if (gf_turn(&t) != GF_OK) return false;
+    t.x = out.data(), t.out = again.data(), t.stride = heads * width, t.back = 1;
+    if (gf_turn(&t) != GF_OK) return false;
+    out.read(dtype), again.read(dtype);
+    bool right = true;
+    double loose = dtype == GF_BFLOAT16 ? 2e-2 : 1e-5;
+    for (int64_t i = 0; i < size; ++i) {
+        int64_t token = i / (heads * width), head = i / width % heads, place = i % width;
+        int64_t pair = place % half, upper = place / half;
+        const double *of_head = &x.exact[token * stride + head * width];
+        double a = of_head[pair], b = of_head[pair + half], angle = 0.1 * (token * half + pair);
+        double wanted = upper ? a * std::sin(angle) + b * std::cos(angle)
+                              : a * std::cos(angle) - b * std::sin(angle);
+        right &= std::abs(out.exact[i] - wanted) <= loose;
+        right &= std::abs(again.exact[i] - of_head[place]) <= loose;
+    }
+    if (!right)
+        std::printf("  %s: turns of %d x %d x %d, dtype %d\n", gf_instruction_set(), int(tokens),
+                    int(heads), int(width), int(dtype));
     return right;
 }
 
@@ -163,6 +196,8 @@ bool check_tiles(const TileCase &c) {
 void check_dense(Count &count) {
     for (int64_t dtype : {GF_FLOAT32, GF_FLOAT64, GF_BFLOAT16}) {
         for (int64_t size : {0, 1, 7, 16, 21, 40000}) count.add(check_dropout(dtype, size));
+        for (int64_t width : {2, 6, 16, 32, 42, 130})
+            for (int64_t tokens : {0, 1, 301}) count.add(check_turns(dtype, tokens, 3, width));
         for (int64_t columns : {1, 5, 16, 130, 1000, 1029})
             for (int64_t most : {1, 10, 64})
                 count.add(check_best(dtype, 7, columns, most < columns ? most : columns));

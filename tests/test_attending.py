@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,8 +33,8 @@ def parts(model: Transformer, name: str) -> list[Any]:
     ]
 
 
-def test_left_out_it_is_the_transformer_as_it_was_told() -> None:
-    model = made()
+def test_sinusoidal_it_is_the_transformer_as_it_was_told() -> None:
+    model = made(positions="sinusoidal")
     assert {type(part) for part in parts(model, "feed_forward")} == {FeedForward}
     assert {repr(part.score) for part in parts(model, "attention")} == {"DotProduct()"}
     assert {repr(block.cross.layer.score) for block in model.decoder} == {"DotProduct()"}
@@ -83,8 +84,43 @@ def test_convolutions_are_those_of_their_part_and_causal_in_the_decoder() -> Non
     assert kinds == [FeedForward] * 2 + [ConvFeedForward] * 2
 
 
-def test_positions_are_left_out_where_scores_know_them() -> None:
-    assert made(positions="none").source.positions is None
+@pytest.mark.parametrize("settings", [{}, {"positions": "none"}, {"cross": Cross("Mean()")}])
+def test_left_out_scores_turn_by_positions(settings: dict[str, Any]) -> None:
+    model = made(**settings)
+    assert {repr(part.score) for part in parts(model, "attention")} == {"Rotary(DotProduct())"}
+    assert {repr(block.cross.layer.score) for block in model.decoder} <= {"DotProduct()", "Mean()"}
+    assert model.source.positions is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "added"),
+    [
+        ({"encoder": Encoder(score="Gaussian()")}, True),
+        ({"encoder": Encoder(score="Gaussian() + ALiBi(4)")}, False),
+        ({"decoder": Decoder(score="DotProduct() + T5Bias(4)")}, False),
+        ({"decoder": Decoder(score="DotProduct()")}, True),
+        ({"decoder": Decoder(score="DotProduct()"), "positions": "none"}, False),
+        ({"encoder": Encoder(score="Rotary(Cosine(4))"), "positions": "sinusoidal"}, True),
+    ],
+)
+def test_positions_are_added_where_a_score_knows_none(
+    settings: dict[str, Any], added: bool
+) -> None:
+    model = made(**settings)
+    assert (model.source.positions is not None) == added
+    usual = "DotProduct()" if added else "Rotary(DotProduct())"
+    for name, layers in (("encoder", model.encoder), ("decoder", model.decoder)):
+        expected = settings[name].score if name in settings else usual
+        found = {repr(block.attention.layer.score) for block in layers}
+        assert found == {repr(gf.Score.parse(expected))}
+
+
+def test_heads_of_odd_width_are_not_turned() -> None:
+    size = replace(SIZE, dim=12)
+    model = Attending().make_model(9, size)
+    assert isinstance(model, Transformer)
+    assert {repr(part.score) for part in parts(model, "attention")} == {"DotProduct()"}
+    assert model.source.positions is not None
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,14 @@ class Size:
         tall: whether it is tall.
         form: how it looks.
         marks: where it is scratched.
+        heavy: whether it is heavy; left out, it is not known.
     """
 
     width: int | None = None
     tall: bool = False
     form: Literal["round", "flat"] = "flat"
     marks: list[int] | None = None
+    heavy: bool | None = None
 
 
 def measure(size: Size, name: str, out: Path = Path("out")) -> None:
@@ -63,8 +65,8 @@ def command(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fields_of_settings_are_options(tmp_path: Path) -> None:
     cli.main(["measure", "--name", "a", "--width", "3", "--tall"])
     assert called == [(Size(3, True), "a", Path("out"))]
-    cli.main(["measure", "--name", "a", "--tall", "false"])
-    assert called[1][0] == Size(None, False)
+    cli.main(["measure", "--name", "a", "--tall", "false", "--heavy"])
+    assert called[1][0] == Size(None, False, heavy=True)
     settings = tmp_path / "settings.yaml"
     settings.write_text(yaml.safe_dump({"name": "b", "width": 7, "tall": True, "out": "there"}))
     cli.main(["measure", "--config", str(settings), "--width", "8"])

@@ -44,7 +44,7 @@ def test_a_recipe_stands_in_for_defaults() -> None:
     arguments = given("--recipe", "multi30k")
     assert arguments["search"].beam == 3
     assert arguments["attending"].encoder.score == "Gaussian()"
-    assert arguments["attending"].decoder.score == "DotProduct()"
+    assert arguments["attending"].decoder.score is None
     assert arguments["shape"].dim == 96
     assert arguments["training"].minutes == 7.0
     assert given("--recipe=other")["shape"].dim == 32

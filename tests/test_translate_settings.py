@@ -31,7 +31,6 @@ from graphformer.tasks.translation.wanted import Scoring
 
 __all__ = ["corpus"]
 
-ROTARY = "Rotary(DotProduct())"
 STILL = replace(SMALL, dropout=0.0)
 OWN = Corpus(source_file=Path("a.de"), target_file=Path("b.en"))
 ONE_STEP = Training(steps=1, batch_tokens=400, vocabulary=0)
@@ -44,7 +43,8 @@ ONE_STEP = Training(steps=1, batch_tokens=400, vocabulary=0)
             encoder=Encoder("window(8) | global_tokens(1)"),
             decoder=Decoder("window(4) | global_tokens(1)"),
         ),
-        Attending(positions="none", encoder=Encoder(score=ROTARY), decoder=Decoder(score=ROTARY)),
+        Attending(),
+        Attending(positions="sinusoidal"),
         Attending(decoder=Decoder(score="DotProduct() + ALiBi(2)"), positions="none"),
         Attending(
             encoder=Encoder(score="Gaussian()", feed_forward="convolution(3)"),
@@ -54,17 +54,19 @@ ONE_STEP = Training(steps=1, batch_tokens=400, vocabulary=0)
         Attending("lstm"),
         Attending("lstm", cross=Cross("DotProduct()")),
     ],
-    ids=["topologies", "rotary", "alibi", "convolutions", "lstm", "lstm of products"],
+    ids=["topologies", "rotary", "sinusoidal", "alibi", "convolutions", "lstm", "lstm of products"],
 )
 def test_attention_is_a_setting(attending: Attending, corpus: Corpus, tmp_path: Path) -> None:
     out = tmp_path / "run"
     short = Training(steps=3, batch_tokens=400, vocabulary=0)
     fit(corpus, out, training=short, attending=attending, search=Search(beam=1))
     kept = yaml.safe_load((out / "settings.yaml").read_text("utf-8"))
-    assert kept["encoder.score"] == attending.encoder.score
+    whole = attending.completed(SMALL.size)
+    assert kept["encoder.score"] == whole.encoder.score
+    assert kept["positions"] == whole.positions
     assert kept["cross.score"] is not None, "what was left out is said"
     loaded = Translator.from_pretrained(str(out))
-    made = attending.completed(SMALL.size).make_model(loaded.tokenizer.get_vocab_size(), SMALL.size)
+    made = whole.make_model(loaded.tokenizer.get_vocab_size(), SMALL.size)
     assert type(loaded.model) is type(made)
     assert loaded.model.settings == made.settings
     lines = [source for source, _ in read_corpus(corpus).test]

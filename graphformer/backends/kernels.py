@@ -19,7 +19,7 @@ HOW_TO_GET = (
 )
 
 # `GF_INTERFACE` of attention.h.
-INTERFACE = 7
+INTERFACE = 8
 # Bytes from which on a tensor is worth larger pages.
 LARGE = 1 << 22
 
@@ -100,6 +100,18 @@ class Dropout(ctypes.Structure):
         ("dropout", ctypes.c_double),
         ("seed", ctypes.c_uint64),
         *((name, ctypes.c_void_p) for name in ("x", "out")),
+    )
+
+
+class Turns(ctypes.Structure):
+    """`gf_turns` of attention.h."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_int64)
+            for name in ("num_tokens", "heads", "width", "stride", "back", "dtype", "threads")
+        ),
+        *((name, ctypes.c_void_p) for name in ("cosine", "sine", "x", "out")),
     )
 
 
@@ -192,6 +204,18 @@ def drop(x: Tensor, p: float, seed: int) -> Tensor:
     return out
 
 
+def turn(x: Tensor, cosine: Tensor, sine: Tensor, back: bool) -> Tensor:
+    """Pairs of coordinates of [token, head, width], half the width apart, turned, or back."""
+    size, heads, width = x.shape
+    if x.numel() and not x[0].is_contiguous():
+        x = x.contiguous()
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    numbers = size, heads, width, x.stride(0), back, DTYPES[x.dtype], torch.get_num_threads()
+    tensors = cosine.contiguous(), sine.contiguous(), x, out
+    library().gf_turn(ctypes.byref(Turns(*numbers, *(each.data_ptr() for each in tensors))))
+    return out
+
+
 def find_best(table: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """The largest entries of each row of a contiguous table, their columns, and its log-sum-exp."""
     rows, columns = table.shape
@@ -251,6 +275,7 @@ def _load() -> ctypes.CDLL | str:
         getattr(found, name).argtypes = [ctypes.POINTER(Attention)]
     found.gf_run_tiles.argtypes = [ctypes.POINTER(Tiles)]
     found.gf_drop.argtypes = [ctypes.POINTER(Dropout)]
+    found.gf_turn.argtypes = [ctypes.POINTER(Turns)]
     found.gf_find_best.argtypes = [ctypes.POINTER(Best)]
     found.gf_expect_writes.argtypes = [ctypes.c_void_p, ctypes.c_int64]
     found.gf_expect_writes.restype = None

@@ -300,7 +300,7 @@ def _fake_backward(*arguments: Any) -> list[Tensor]:
     return _make_gradients(Arguments(*arguments[:NUM_ARGUMENTS]), arguments[-1])
 
 
-def _is_unseen(given: tuple[Any, ...]) -> bool:
+def is_unseen(given: tuple[Any, ...]) -> bool:
     """Whether nobody looks at torch's operators, so that the kernels may be called without one.
 
     One takes about 50 microseconds a call, and may not give columns of one tensor.
@@ -315,7 +315,7 @@ def _is_unseen(given: tuple[Any, ...]) -> bool:
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Outputs:
-        run = _forward if _is_unseen(arguments) else torch.ops.graphformer.sparse_forward
+        run = _forward if is_unseen(arguments) else torch.ops.graphformer.sparse_forward
         outputs: Outputs = run(*arguments)
         ctx.save_for_backward(*arguments[:-NUM_SETTINGS], *outputs)
         ctx.settings = arguments[-NUM_SETTINGS:]
@@ -340,7 +340,7 @@ class _Attention(torch.autograd.Function):
         if outside[0] is None and outputs[0].numel():
             outside[0] = torch.zeros_like(outputs[0])
         given = *tensors, *ctx.settings, *outputs, *outside[:3], wanted
-        if _is_unseen(tensors):
+        if is_unseen(tensors):
             gradients = _run_backward(given, _make_joined_gradients)
         else:
             gradients = torch.ops.graphformer.sparse_backward(*given)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from graphformer.backends.turning import turn
 from graphformer.graph import Side, TokenGraph
 from graphformer.scores import (
     Bias,
@@ -187,8 +188,10 @@ def prepare(
 ) -> Operands:
     """What a backend computes with, as the score makes it of query and key."""
     core = score.core
-    if type(core) is DotProduct and query is not None:
-        return Operands(query, key, value, scale=core.factor(query.shape[-1]))
+    inner = innermost(core)
+    if type(inner) is DotProduct and query is not None:
+        turned = _turned(core, query, graph.query_side), _turned(core, key, graph.key_side)
+        return Operands(*turned, value, scale=inner.factor(query.shape[-1]))
     if type(core) is EdgeDot and query is not None:
         of_edges = precise(core.edge_query(query, graph.query_side))
         scale = core.factor(query.shape[-1])
@@ -205,8 +208,11 @@ def prepare_query(score: Score, query: Tensor | None, side: Side) -> tuple[Tenso
     core = score.core
     if not isinstance(core, BilinearScore):
         return query, None, None
+    inner = innermost(core)
+    assert isinstance(inner, BilinearScore)
+    prepared = inner.prepare_query(query, side)
     return (
-        core.prepare_query(query, side),
+        _turned(core, prepared, side),
         precise(core.query_term(query, side)),
         precise(core.edge_query(query, side)),
     )
@@ -217,7 +223,10 @@ def prepare_key(score: Score, key: Tensor | None, side: Side) -> tuple[Tensor | 
     core = score.core
     if not isinstance(core, BilinearScore):
         return key, None
-    return core.prepare_key(key, side), precise(core.key_term(key, side))
+    inner = innermost(core)
+    assert isinstance(inner, BilinearScore)
+    prepared = inner.prepare_key(key, side)
+    return _turned(core, prepared, side), precise(core.key_term(key, side))
 
 
 def innermost(score: Score) -> Score:
@@ -225,6 +234,14 @@ def innermost(score: Score) -> Score:
     while type(score) is Rotary:
         score = score.score
     return score
+
+
+def _turned(score: Score, prepared: Tensor | None, side: Side) -> Tensor | None:
+    """What the innermost score prepared, turned by each `Rotary` around it."""
+    if type(score) is not Rotary or prepared is None:
+        return prepared
+    prepared = _turned(score.score, prepared, side)
+    return turn(prepared, score.turns(prepared.shape[-1], prepared.dtype, side))
 
 
 def overrides(score: Score, method: str) -> bool:

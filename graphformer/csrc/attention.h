@@ -1,5 +1,5 @@
 // The C interface of the kernels: an attention over the edges of a graph, forward and backward,
-// the attention of many short examples, dropout, and the largest entries of rows.
+// the attention of many short examples, dropout, rotary positions, and the largest entries of rows.
 #pragma once
 
 #include <stdint.h>
@@ -15,7 +15,7 @@ enum { GF_IDENTITY, GF_LEAKY_RELU, GF_SOFT_CAP };
 enum { GF_PRODUCT, GF_PAIR_LEAKY_RELU, GF_PAIR_TANH };
 // GF_SCORES stops at the scores: they are written to `weights`, and nothing is summed.
 enum { GF_SOFTMAX, GF_SUM, GF_NONE, GF_SCORES };
-enum { GF_INTERFACE = 7 };
+enum { GF_INTERFACE = 8 };
 enum { GF_OK, GF_NO_MEMORY, GF_NO_SUCH_SET };
 
 // Query, key and value (and the gradients of them, `out` and `grad_out`) have the element type
@@ -87,6 +87,16 @@ typedef struct {
     void *out;
 } gf_dropout;
 
+// Pairs of coordinates, half the (even) width apart, turned by the angle of their token and pair, or
+// back. All heads of a token stand side by side, with `stride` numbers from a token to the next in
+// `x`. Cosine and sine are double where `x` is, float elsewhere.
+typedef struct {
+    int64_t num_tokens, heads, width, stride, back, dtype, threads;
+    const void *cosine, *sine;  // [token, width / 2]
+    const void *x;              // [token, head, width]
+    void *out;                  // the same, side by side
+} gf_turns;
+
 // Of each row of `table` the `count` largest entries, which are at most `columns`, in falling order
 // and the first of equal ones in front, and the logarithm of the sum of the exponentials of all. The
 // latter and `values` are double where the table is, float elsewhere.
@@ -112,6 +122,7 @@ GF_API int gf_forward(const gf_attention *attention);
 GF_API int gf_backward(const gf_attention *attention);
 GF_API int gf_run_tiles(const gf_tiles *tiles);
 GF_API int gf_drop(const gf_dropout *dropout);
+GF_API int gf_turn(const gf_turns *turns);
 GF_API int gf_find_best(const gf_best *best);
 
 // Takes the threads of an OpenMP runtime that the process has, by its GOMP_parallel; our own where

@@ -92,6 +92,8 @@ int gf_run_tiles(const gf_tiles *tiles) {
 
 int gf_drop(const gf_dropout *dropout) { return current().kernels->drop(*dropout, run_parallel); }
 
+int gf_turn(const gf_turns *turns) { return current().kernels->turn(*turns, run_parallel); }
+
 int gf_find_best(const gf_best *best) { return current().kernels->find_best(*best, run_parallel); }
 
 void gf_use_team(Team start) { use_team(start); }

@@ -5,6 +5,7 @@
 #include "best.h"
 #include "dropout.h"
 #include "tiles.h"
+#include "turns.h"
 
 namespace graphformer {
 
@@ -40,6 +41,14 @@ static int drop(const gf_dropout &d, Parallel parallel) {
     }
 }
 
+static int turn(const gf_turns &t, Parallel parallel) {
+    switch (t.dtype) {
+        case GF_FLOAT64: return run_turns<double>(t, parallel);
+        case GF_BFLOAT16: return run_turns<bfloat16>(t, parallel);
+        default: return run_turns<float>(t, parallel);
+    }
+}
+
 static int find_best(const gf_best &b, Parallel parallel) {
     switch (b.dtype) {
         case GF_FLOAT64: return run_best<double>(b, parallel);
@@ -49,6 +58,6 @@ static int find_best(const gf_best &b, Parallel parallel) {
 }
 
 extern const Kernels GRAPHFORMER_KERNELS;
-const Kernels GRAPHFORMER_KERNELS = {forward, backward, run_tiles, drop, find_best};
+const Kernels GRAPHFORMER_KERNELS = {forward, backward, run_tiles, drop, turn, find_best};
 
 }  // namespace graphformer

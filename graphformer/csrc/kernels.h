@@ -11,6 +11,7 @@ struct Kernels {
     int (*backward)(const gf_attention &, Parallel);
     int (*run_tiles)(const gf_tiles &, Parallel);
     int (*drop)(const gf_dropout &, Parallel);
+    int (*turn)(const gf_turns &, Parallel);
     int (*find_best)(const gf_best &, Parallel);
 };
 

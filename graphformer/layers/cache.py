@@ -147,7 +147,7 @@ class Cache:
             # At positions that will change, nothing may be made of their order.
             moving = Layout(queries.ptr, queries.at.clone(), queries.lengths, 0, contiguous=False)
             self._cross = known = complete().bind(moving, memory)
-        known.queries.at.copy_(queries.at)
+        known._move_queries(queries.at)
         return known
 
     def append(self, layer: nn.Module, new: Parts) -> Parts:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from graphformer.graph import Side
 from graphformer.scores.score import BilinearScore, Score
+
+
+class Turns(NamedTuple):
+    """By which angles pairs of coordinates are turned.
+
+    Attributes:
+        cosine: of each token and pair.
+        sine: the same.
+    """
+
+    cosine: Float[Tensor, "token pair"]
+    sine: Float[Tensor, "token pair"]
 
 
 class Rotary(BilinearScore):
@@ -40,12 +54,38 @@ class Rotary(BilinearScore):
     def prepare_query(
         self, query: Float[Tensor, "query head dim"] | None, side: Side
     ) -> Float[Tensor, "query _ width"] | None:
-        return self._turn(self.score.prepare_query(query, side), side.positions[:, 0])
+        return self._turn(self.score.prepare_query(query, side), side)
 
     def prepare_key(
         self, key: Float[Tensor, "key kv_head dim"] | None, side: Side
     ) -> Float[Tensor, "key _ width"] | None:
-        return self._turn(self.score.prepare_key(key, side), side.positions[:, 0])
+        return self._turn(self.score.prepare_key(key, side), side)
+
+    def turns(self, width: int, dtype: torch.dtype, side: Side) -> Turns:
+        """By how much the tokens of a side are turned; computed once for all layers.
+
+        Args:
+            width: of a prepared query or key.
+            dtype: of its entries; the turns are in float32 where that has 16 bits.
+            side: the tokens.
+
+        Raises:
+            ValueError: if the width is odd.
+        """
+        if width % 2:
+            raise ValueError(
+                f"Rotary turns pairs of coordinates, so the width of query and key must be even; "
+                f"it is {width}: choose an even dimension of heads"
+            )
+        dtype = torch.promote_types(dtype, torch.float32)
+        if torch.compiler.is_compiling():
+            return _turns(side.positions[:, 0], self.base, width, dtype)
+        tokens = "query" if side.layout is side.graph.queries else "key"
+        name = f"at {tokens}:turns:{self.base}:{width}:{dtype}"
+        made: Turns = side.graph._make(
+            name, lambda: _turns(side.positions[:, 0], self.base, width, dtype)
+        )
+        return made
 
     def query_term(
         self, query: Float[Tensor, "query head dim"] | None, side: Side
@@ -65,20 +105,22 @@ class Rotary(BilinearScore):
     def forward(self, score, pair):  # type: ignore[no-untyped-def]
         return self.score(score, pair)
 
-    def _turn(self, x: Tensor | None, positions: Int[Tensor, "token"]) -> Tensor | None:
-        if x is None:
-            return None
-        if x.shape[-1] % 2:
-            raise ValueError(
-                f"Rotary turns pairs of coordinates, so the width of query and key must be even; "
-                f"it is {x.shape[-1]}: choose an even dimension of heads"
-            )
-        half = x.shape[-1] // 2
-        # At position 100,000 a float32 angle is off by up to 0.006 radians. MPS has no float64.
-        precision = torch.float32 if x.device.type == "mps" else torch.float64
-        exponent = torch.arange(half, device=x.device, dtype=precision) / half
-        angle = positions.unsqueeze(-1).to(precision) * self.base**-exponent
-        sine, cosine = angle.sin().to(x.dtype).unsqueeze(1), angle.cos().to(x.dtype).unsqueeze(1)
-        first, second = x[..., :half], x[..., half:]
-        turned = (first * cosine - second * sine, first * sine + second * cosine)
-        return torch.cat(turned, dim=-1)
+    def _turn(self, x: Tensor | None, side: Side) -> Tensor | None:
+        return None if x is None else turn(x, self.turns(x.shape[-1], x.dtype, side))
+
+
+def turn(x: Float[Tensor, "token head width"], turns: Turns) -> Float[Tensor, "token head width"]:
+    """Pairs of coordinates, half the width apart, turned; rounded once, to the dtype of `x`."""
+    cosine, sine = (part.unsqueeze(1) for part in turns)
+    first, second = x.chunk(2, dim=-1)
+    turned = (first * cosine - second * sine, first * sine + second * cosine)
+    return torch.cat(turned, dim=-1).to(x.dtype)
+
+
+def _turns(positions: Tensor, base: float, width: int, dtype: torch.dtype) -> Turns:
+    # At position 100,000 a float32 angle is off by up to 0.006 radians. MPS has no float64.
+    precision = torch.float32 if positions.device.type == "mps" else torch.float64
+    half = width // 2
+    exponent = torch.arange(half, device=positions.device, dtype=precision) / half
+    angle = positions.unsqueeze(-1).to(precision) * base**-exponent
+    return Turns(angle.cos().to(dtype), angle.sin().to(dtype))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from graphformer.models.recurrent import AttentionalLSTM
 from graphformer.models.sequence import Size, Transformer
 from graphformer.models.stack import LINEAR, make_feed_forward
+from graphformer.scores import ALiBi, Rotary, Score, T5Bias
 from graphformer.tasks.fitting import check_edges, check_score, check_width
 
 # The translators by the names of their classes, as the files of a model have them.
@@ -22,12 +23,13 @@ class Encoder:
     Attributes:
         topology: who attends to whom, such as "window(8) | global_tokens(1)", whose global token
             is the first of each sentence.
-        score: how strongly, such as "Rotary(DotProduct())" or "Gaussian()".
-        feed_forward: what follows, linear() or, over 3 tokens, convolution(3).
+        score: how strongly, such as "Gaussian()"; left out, Rotary(DotProduct()), or DotProduct()
+            where positions are added to the tokens or heads have an odd width.
+        feed_forward: what follows, linear() or, two convolutions of 3 tokens each, convolution(3).
     """
 
     topology: str = "complete()"
-    score: str = "DotProduct()"
+    score: str | None = None
     feed_forward: str = LINEAR
 
 
@@ -37,12 +39,12 @@ class Decoder:
 
     Attributes:
         topology: who attends to whom; of any topology the causal part.
-        score: how strongly.
-        feed_forward: what follows, linear() or, over the last 3 tokens, convolution(3).
+        score: how strongly; left out, as of the encoder.
+        feed_forward: what follows, linear() or convolution(3), of those so far.
     """
 
     topology: str = "causal()"
-    score: str = "DotProduct()"
+    score: str | None = None
     feed_forward: str = LINEAR
 
 
@@ -63,24 +65,36 @@ class Attending:
 
     Attributes:
         model: transformer, or lstm, the attentional LSTM that it replaced.
-        positions: sinusoidal, or none where the scores know positions.
+        positions: what is added to the tokens: sinusoidal, or none; left out, sinusoidal where a
+            score of encoder or decoder is given that knows none itself.
         encoder: of the source.
         decoder: of the target.
         cross: of the target to the source.
     """
 
     model: Literal["transformer", "lstm"] = "transformer"
-    positions: Literal["sinusoidal", "none"] = "sinusoidal"
+    positions: Literal["sinusoidal", "none"] | None = None
     encoder: Encoder = Encoder()
     decoder: Decoder = Decoder()
     cross: Cross = Cross()
 
     def completed(self, size: Size) -> Attending:
-        """The same, with the score that suits the model where none was given."""
-        if self.cross.score is not None:
-            return self
-        score = f"Bahdanau({size.heads})" if self.model == "lstm" else "DotProduct()"
-        return replace(self, cross=Cross(score))
+        """The same, with what suits the model where nothing was given.
+
+        Raises:
+            ValueError: if a score cannot be read.
+        """
+        if self.model == "lstm":
+            return replace(self, cross=Cross(self.cross.score or f"Bahdanau({size.heads})"))
+        given = [score for score in (self.encoder.score, self.decoder.score) if score]
+        even = size.dim % (2 * size.heads) == 0  # others cannot be turned
+        knowing = all(map(_knows_positions, given)) and (even or len(given) == 2)
+        positions = self.positions or ("none" if knowing else "sinusoidal")
+        usual = "Rotary(DotProduct())" if positions == "none" and even else "DotProduct()"
+        encoder = replace(self.encoder, score=self.encoder.score or usual)
+        decoder = replace(self.decoder, score=self.decoder.score or usual)
+        cross = Cross(self.cross.score or "DotProduct()")
+        return replace(self, positions=positions, encoder=encoder, decoder=decoder, cross=cross)
 
     def check_fits(self, size: Size) -> None:
         """Does nothing where a model of this size can attend so.
@@ -105,7 +119,8 @@ class Attending:
             return
         check_width("dim", size.dim, size.heads)
         for name, part in (("encoder", self.encoder), ("decoder", self.decoder)):
-            check_score(f"{name}.score", part.score, size.heads)
+            if part.score is not None:
+                check_score(f"{name}.score", part.score, size.heads)
             check_edges(f"{name}.topology", part.topology, [])
             try:
                 make_feed_forward(part.feed_forward, size, causal=name == "decoder")
@@ -116,12 +131,15 @@ class Attending:
         """The model, with fresh weights."""
         if self.model == "lstm":
             return AttentionalLSTM(vocabulary, size, cross_score=self.cross.score)
+        whole = self.completed(size)
+        assert whole.encoder.score is not None
+        assert whole.decoder.score is not None
         return Transformer(
             vocabulary,
             size,
-            score=(self.encoder.score, self.decoder.score),
-            cross_score=self.cross.score or "DotProduct()",
-            positions=None if self.positions == "none" else self.positions,
+            score=(whole.encoder.score, whole.decoder.score),
+            cross_score=whole.cross.score,
+            positions=None if whole.positions == "none" else whole.positions,
             encoder_topology=self.encoder.topology,
             decoder_topology=self.decoder.topology,
             feed_forward=(self.encoder.feed_forward, self.decoder.feed_forward),
@@ -144,6 +162,12 @@ class Attending:
 
 
 Translating = Transformer | AttentionalLSTM
+
+
+def _knows_positions(score: str) -> bool:
+    """Whether a score, in notation, depends on where query and key stand."""
+    parsed = Score.parse(score)
+    return any(isinstance(part, Rotary | ALiBi | T5Bias) for part in (parsed.core, *parsed.biases))
 
 
 def _no_place(name: str, value: object) -> ValueError:

@@ -144,7 +144,7 @@ class Training(Updates, Weights, Pieces):
     """How to train; what is left out is as it suits the data.
 
     Attributes:
-        minutes: how long at most, validation included; the learning rate falls to zero by then.
+        minutes: how long at most, validation included.
         epochs: how many passes through the data at most.
         steps: how many updates at most.
         batch_tokens: tokens of a batch, at most, by the longer of its two sides.
