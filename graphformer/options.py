@@ -123,8 +123,8 @@ def make_parser(name: str, function: Callable[..., Any]) -> Options:
         if prefix:  # a file of its own for a part would be one more thing to know
             parser._option_string_actions[option(prefix)].help = SUPPRESS
     for action in parser._actions:
-        kind = getattr(action, "_typehint", None)
-        if bool in (kind, *get_args(kind)):
+        hint = getattr(action, "_typehint", None)
+        if bool in (hint, *get_args(hint)):
             action.nargs, action.const = "?", True  # `--resume` alone means yes
     return parser
 

@@ -256,6 +256,35 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
         train_tiny(tmp_path)
 
 
+def test_a_finished_run_is_not_overwritten_when_its_checkpoints_are_gone(tmp_path: Path) -> None:
+    train_tiny(tmp_path, steps=2)
+    for path in list_checkpoints(tmp_path / "checkpoints"):
+        path.unlink()
+    (tmp_path / "metrics.json").write_text("{}", "utf-8")
+    with pytest.raises(ValueError, match=r"has a finished run: choose another folder"):
+        train_tiny(tmp_path)
+    with pytest.raises(ValueError, match=r"has a finished run without its checkpoints"):
+        train_tiny(tmp_path, resume=True)
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(KilledError):
+        train_tiny(tmp_path, killed_at(("batch", 8)))
+    loss = NextWord.compute_loss
+
+    def infinite(self: NextWord, batch: Any) -> Any:
+        summed = loss(self, batch)
+        return summed._replace(total=summed.total * float("inf"))
+
+    kept = list_checkpoints(tmp_path / "checkpoints")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NextWord, "compute_loss", infinite)
+        with pytest.raises(ValueError, match=rf"training diverged: .*{kept[0].name}, of before, is"):
+            train_tiny(tmp_path, resume=True)
+    assert list_checkpoints(tmp_path / "checkpoints") == kept
+    assert newest_intact(tmp_path / "checkpoints") == kept[0]
+
+
 def test_as_many_checkpoints_are_kept_as_asked(tmp_path: Path) -> None:
     train_tiny(tmp_path, saving=Saving(steps=4, keep=3))
     kept = [path.name for path in list_checkpoints(tmp_path / "checkpoints")]

@@ -238,10 +238,11 @@ def innermost(score: Score) -> Score:
 
 def _turned(score: Score, prepared: Tensor | None, side: Side) -> Tensor | None:
     """What the innermost score prepared, turned by each `Rotary` around it."""
-    if type(score) is not Rotary or prepared is None:
+    if prepared is None or type(score) is not Rotary:
         return prepared
-    prepared = _turned(score.score, prepared, side)
-    return turn(prepared, score.turns(prepared.shape[-1], prepared.dtype, side))
+    inside = _turned(score.score, prepared, side)
+    assert inside is not None
+    return turn(inside, score.turns(inside.shape[-1], inside.dtype, side))
 
 
 def overrides(score: Score, method: str) -> bool:

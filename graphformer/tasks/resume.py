@@ -169,12 +169,24 @@ class ExactResume(Callback):
     def _save(self, trainer: Trainer) -> None:
         if self._saved_step == trainer.global_step:
             return
+        if any_process(trainer, not is_finite(trainer.lightning_module)):
+            raise ValueError(self._diverged(trainer.global_step))
         path = checkpoint_path(self.folder, trainer.global_step)
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
             prune(self.folder, path, self.saving.keep)
         self._saved_step = trainer.global_step
         self._saved_at = time.monotonic()
+
+    def _diverged(self, step: int) -> str:
+        """What to do when weights are no numbers any more."""
+        before = "no checkpoint was written"
+        if self._saved_step > 0:
+            before = f"{checkpoint_path(self.folder, self._saved_step)}, of before, is kept"
+        return (
+            f"training diverged: after step {step:,} some weights are infinite or not a number "
+            f"({before}); train into another folder with a lower learning_rate, or with clip=1"
+        )
 
     @property
     def _interrupted(self) -> bool:
@@ -196,6 +208,11 @@ def any_process(trainer: Trainer, decision: bool) -> bool:
     if trainer.world_size == 1:
         return decision
     return bool(trainer.strategy.reduce_boolean_decision(decision, all=False))
+
+
+def is_finite(module: LightningModule) -> bool:
+    """Whether all weights are numbers."""
+    return all(bool(each.isfinite().all()) for each in module.parameters())
 
 
 def gather(trainer: Trainer, state: RandomState) -> list[RandomState]:

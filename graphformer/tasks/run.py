@@ -196,25 +196,33 @@ def find_checkpoint(run: Run) -> Path | None:
     Raises:
         ValueError: there is a run that is not to be resumed, or cannot be.
     """
-    if run.resume:
-        return newest_intact(run.out / CHECKPOINTS)
-    check_new(run.out)
-    return None
+    if not run.resume:
+        check_new(run.out)
+        return None
+    newest = newest_intact(run.out / CHECKPOINTS)
+    if newest is None and (run.out / METRICS).exists():
+        raise ValueError(
+            f"{run.out} has a finished run without its checkpoints, which cannot be gone on with: "
+            "choose another folder"
+        )
+    return newest
 
 
 def check_new(out: Path) -> None:
-    """Does nothing where no run has left checkpoints in the folder `out` or in those of seeds.
+    """Does nothing where no run has left checkpoints or results in `out` or its folders of seeds.
 
     Raises:
         ValueError: one has, and would be overwritten.
     """
     for folder in [out, *seed_folders(out)]:
+        where = "" if folder == out else f" (in {folder.name})"
         if list_checkpoints(folder / CHECKPOINTS):
-            where = "" if folder == out else f" (in {folder.name})"
             raise ValueError(
                 f"{out} has the checkpoints of a run{where}: resume it (resume=True), or choose "
                 "another folder"
             )
+        if (folder / METRICS).exists():
+            raise ValueError(f"{out} has a finished run{where}: choose another folder")
 
 
 def seed_folders(out: Path) -> list[Path]:
