@@ -279,7 +279,9 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     kept = list_checkpoints(tmp_path / "checkpoints")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(NextWord, "compute_loss", infinite)
-        with pytest.raises(ValueError, match=rf"training diverged: .*{kept[0].name}, of before, is"):
+        with pytest.raises(
+            ValueError, match=rf"training diverged: .*{kept[0].name}, of before, is"
+        ):
             train_tiny(tmp_path, resume=True)
     assert list_checkpoints(tmp_path / "checkpoints") == kept
     assert newest_intact(tmp_path / "checkpoints") == kept[0]
