@@ -223,4 +223,9 @@ def test_best_weights_are_those_of_the_first_of_the_best_validations(
 
 def test_training_that_measures_no_number_says_so(source: Source, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has measured a number.* smaller learning"):
+        fit(job(tmp_path), source, SMALL, Training(epochs=1, learning_rate=1e30))
+
+
+def test_training_that_diverges_says_so(source: Source, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"training diverged.*lower learning_rate"):
         fit(job(tmp_path), source, SMALL, Training(epochs=2, learning_rate=1e30))

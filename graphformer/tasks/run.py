@@ -214,15 +214,17 @@ def check_new(out: Path) -> None:
     Raises:
         ValueError: one has, and would be overwritten.
     """
-    for folder in [out, *seed_folders(out)]:
-        where = "" if folder == out else f" (in {folder.name})"
+    folders = [out, *seed_folders(out)]
+    where = {each: "" if each == out else f" (in {each.name})" for each in folders}
+    for folder in folders:
         if list_checkpoints(folder / CHECKPOINTS):
             raise ValueError(
-                f"{out} has the checkpoints of a run{where}: resume it (resume=True), or choose "
-                "another folder"
+                f"{out} has the checkpoints of a run{where[folder]}: resume it (resume=True), or "
+                "choose another folder"
             )
+    for folder in folders:
         if (folder / METRICS).exists():
-            raise ValueError(f"{out} has a finished run{where}: choose another folder")
+            raise ValueError(f"{out} has a finished run{where[folder]}: choose another folder")
 
 
 def seed_folders(out: Path) -> list[Path]:
