@@ -44,6 +44,16 @@ def test_what_is_no_number_is_not_among_the_best() -> None:
     assert best.log_sums.isnan().tolist() == [True, False]
 
 
+@pytest.mark.skipif(kernels.why_missing() is not None, reason="torch's topk begins with it")
+def test_no_number_comes_before_a_later_infinitely_small_one(instruction_set: str) -> None:
+    row = torch.full((1, 66), -torch.inf)
+    row[0, 0] = row[0, 40] = torch.nan
+    assert find_best(row, 3).columns.tolist() == [[0, 1, 2]]
+    row[0, :32] = torch.nan
+    row[0, 65] = 1.0
+    assert find_best(row, 3).columns.tolist() == [[65, 0, 1]]
+
+
 def test_every_instruction_set_finds_the_same(instruction_set: str) -> None:
     table = torch.randn(5, 1029).round(decimals=1)
     best = find_best(table, 10)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
     kernels.why_missing() is not None, reason=str(kernels.why_missing())
 )
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}
-LENGTHS, KEY_LENGTHS = (5, 1, 70, 0, 33, 3), (9, 4, 1, 6, 150, 0)
+LENGTHS, KEY_LENGTHS = (5, 1, 70, 0, 33, 3, 12), (9, 4, 1, 6, 150, 0, 20)
 TOPOLOGIES = {
     "complete": gf.complete(),
     "causal": gf.causal(),
@@ -127,6 +127,23 @@ def test_examples_do_not_spoil_each_other() -> None:
     for each in run(request, query, key, value):
         assert each[3:].isfinite().all()
         assert not each[:3].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("num_queries", [1, 2])
+def test_few_queries_read_no_key_that_none_hears(
+    num_queries: int, dtype: torch.dtype, instruction_set: str
+) -> None:
+    graph = gf.window(2).bind(tokens(num_queries, 2), tokens(40, 30))
+    request = request_on(graph, 2, 1, 8, 8, dtype=dtype)
+    query, key, value = (each.detach() for each in leaves(request, num_queries + 2, 70))
+    unheard = torch.ones(70, dtype=torch.bool)
+    unheard[graph.edge_index[0]] = False
+    assert int(unheard.sum()) > 40
+    tiles.prepare(request)
+    wanted = tiles.run(request, Operands(query, key, value))
+    key[unheard], value[unheard] = torch.nan, torch.inf
+    assert torch.equal(tiles.run(request, Operands(query, key, value)), wanted)
 
 
 @pytest.mark.parametrize("dropout", [0.1, 0.5])

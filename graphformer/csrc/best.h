@@ -1,7 +1,8 @@
 // The largest entries of long rows, and the logarithm of the sum of the exponentials of each.
 //
-// One pass finds the entries: only what is larger than the least of those found so far is compared
-// with them, which few are. A second one, while the row is in the cache, sums.
+// One pass takes the largest entry of each of 32 parts of a row: as many of these as are asked for say
+// how large an entry must be to be looked at. A second one, while the row is in the cache, looks at
+// those, which are few unless more than 32 are asked for, and sums.
 #pragma once
 
 #include "attention.h"
@@ -15,8 +16,8 @@ namespace {
 template <class T> struct Best {
     using A = precise<T>;
     static constexpr int L = WIDTH<A>;
-    // Entries that are skipped at once where none is large.
-    static constexpr int64_t BLOCK = 8 * L;
+    // Parts of a row: one has each PARTS-th entry.
+    static constexpr int PARTS = 32, VECTORS = PARTS / L;
     // Rows of a unit.
     static constexpr int64_t ROWS = 4;
 
@@ -27,8 +28,6 @@ template <class T> struct Best {
         A *values;
         int64_t *columns, size, count;
 
-        A least() const { return count < size ? -Numbers<A>::infinity : values[size - 1]; }
-
         // Of two that are equal the first stays in front.
         void add(A value, int64_t column) {
             int64_t at = count < size ? count++ : size - 1;
@@ -37,56 +36,73 @@ template <class T> struct Best {
             values[at] = value, columns[at] = column;
         }
 
-        void look(const T *row, int64_t first, int64_t last) {
-            for (int64_t column = first; column < last; ++column) {
-                A value = to_precise(row[column]);
-                // What is not a number is as small as can be.
-                if (!(value == value)) value = -Numbers<A>::infinity;
-                if (count < size || value > least()) add(value, column);
-            }
-        }
+        A last() const { return values[size - 1]; }
 
-        // The same for a block, once `size` entries are found.
-        void look_at_block(const T *row, int64_t first) {
-            vec<A, L> most = all<A, L>(-Numbers<A>::infinity);
-            for (int64_t at = 0; at < BLOCK; at += L)
-                most = larger(load<A, L>(row + first + at), most);
-            if (!lanes_above<A, L>(most, least())) return;
-            for (int64_t at = first; at < first + BLOCK; at += L) {
-                vec<A, L> x = load<A, L>(row + at);
-                for (uint32_t left = lanes_above<A, L>(x, least()); left; left &= left - 1) {
-                    int lane = __builtin_ctz(left);
-                    if (x[lane] > least()) add(x[lane], at + lane);
-                }
-            }
+        void look(A value, int64_t column) {
+            // What is not a number is as small as can be.
+            if (!(value == value)) value = -Numbers<A>::infinity;
+            if (count < size || value > last()) add(value, column);
         }
     };
 
-    A log_sum(const T *row, A shift) const {
-        vec<A, L> sum{};
-        int64_t column = 0;
-        for (; column + L <= b.columns; column += L)
-            sum += exp<A, L>(load<A, L>(row + column) - shift);
-        A total = sum_lanes<A, L>(sum);
-        for (; column < b.columns; ++column)
-            total += exp<A, L>(all<A, L>(to_precise(row[column]) - shift))[0];
-        // Of what is no number there is no logarithm here.
-        return total == total ? shift + log<A, L>(all<A, L>(total))[0] : total;
-    }
+    // The largest entry of each part.
+    struct Largest {
+        vec<A, L> of[VECTORS];
+
+        Largest(const T *row, int64_t columns) {
+            for (int v = 0; v < VECTORS; ++v) of[v] = all<A, L>(-Numbers<A>::infinity);
+            for (int64_t column = 0; column + PARTS <= columns; column += PARTS)
+#pragma GCC unroll 16
+                for (int v = 0; v < VECTORS; ++v)
+                    of[v] = larger(load<A, L>(row + column + v * L), of[v]);
+        }
+
+        // As many entries are at least so large, being of different parts; and the largest of all.
+        A at_least(int64_t count, A &most) const {
+            A least = -Numbers<A>::infinity;
+            most = least;
+            for (int part = 0; part < PARTS; ++part) {
+                A one = of[part / L][part % L];
+                most = one > most ? one : most;
+                int64_t larger_ones = 0;
+                for (int v = 0; v < VECTORS; ++v)
+                    larger_ones += __builtin_popcount(lanes_from<A, L>(of[v], one));
+                if (larger_ones >= count && one > least) least = one;
+            }
+            return least;
+        }
+    };
 
     void run_row(int64_t row) const {
         const T *x = static_cast<const T *>(b.table) + row * b.columns;
-        int64_t place = row * b.count;
+        int64_t place = row * b.count, parted = b.columns / PARTS * PARTS, whole = b.columns / L * L;
         Found found{static_cast<A *>(b.values) + place, b.indices + place, b.count, 0};
-        int64_t column = b.count < b.columns ? b.count : b.columns;
-        found.look(x, 0, column);
-        for (; column + BLOCK <= b.columns; column += BLOCK)
-            found.look_at_block(x, column);
-        found.look(x, column, b.columns);
-        A shift = found.values[0];
-        // Of nothing but minus infinity the sum is zero.
+        A shift, least = Largest(x, parted).at_least(b.count, shift);
+        for (int64_t column = parted; column < b.columns; ++column) {
+            A one = to_precise(x[column]);
+            shift = one > shift ? one : shift;
+        }
+        vec<A, L> sum{};
+        for (int64_t column = 0; column < whole; column += L) {
+            vec<A, L> some = load<A, L>(x + column);
+            sum += exp<A, L>(some - shift);
+            for (uint32_t left = lanes_from<A, L>(some, least); left; left &= left - 1) {
+                int lane = __builtin_ctz(left);
+                found.look(some[lane], column + lane);
+                if (found.count < found.size) continue;
+                least = found.last() > least ? found.last() : least;
+            }
+        }
+        A total = sum_lanes<A, L>(sum);
+        for (int64_t column = whole; column < b.columns; ++column) {
+            A one = to_precise(x[column]);
+            total += exp<A, L>(all<A, L>(one - shift))[0];
+            found.look(one, column);
+        }
+        // Of nothing but minus infinity the sum is zero, and of what is no number there is none.
         bool any = shift > -Numbers<A>::infinity;
-        static_cast<A *>(b.log_sums)[row] = any ? log_sum(x, shift) : shift;
+        if (any) total = total == total ? shift + log<A, L>(all<A, L>(total))[0] : total;
+        static_cast<A *>(b.log_sums)[row] = any ? total : shift;
     }
 };
 

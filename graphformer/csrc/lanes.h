@@ -111,27 +111,28 @@ template <class T, class A, int L> inline void store_part(T *data, vec<A, L> x, 
 template <class V> inline V larger(V x, V y) { return x > y ? x : y; }
 template <class V> inline V smaller(V x, V y) { return x < y ? x : y; }
 
-// A bit for each lane, the lowest for the first, that is set where it is larger than a number.
-template <class A, int L> inline uint32_t lanes_above(vec<A, L> x, A least) {
+// A bit for each lane, the lowest for the first, that is set where it is not below a number,
+// as what is no number is not.
+template <class A, int L> inline uint32_t lanes_from(vec<A, L> x, A least) {
     uint32_t found = 0;
-    for (int lane = 0; lane < L; ++lane) found |= uint32_t(x[lane] > least) << lane;
+    for (int lane = 0; lane < L; ++lane) found |= uint32_t(!(x[lane] < least)) << lane;
     return found;
 }
 
 #if defined(__AVX512F__)
-template <> inline uint32_t lanes_above<float, 16>(vec<float, 16> x, float least) {
-    return _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(least), _CMP_GT_OQ);
+template <> inline uint32_t lanes_from<float, 16>(vec<float, 16> x, float least) {
+    return _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(least), _CMP_NLT_UQ);
 }
-template <> inline uint32_t lanes_above<double, 8>(vec<double, 8> x, double least) {
-    return _mm512_cmp_pd_mask((__m512d)x, _mm512_set1_pd(least), _CMP_GT_OQ);
+template <> inline uint32_t lanes_from<double, 8>(vec<double, 8> x, double least) {
+    return _mm512_cmp_pd_mask((__m512d)x, _mm512_set1_pd(least), _CMP_NLT_UQ);
 }
 #elif defined(__AVX2__)
-template <> inline uint32_t lanes_above<float, 8>(vec<float, 8> x, float least) {
-    __m256 above = _mm256_cmp_ps((__m256)x, _mm256_set1_ps(least), _CMP_GT_OQ);
+template <> inline uint32_t lanes_from<float, 8>(vec<float, 8> x, float least) {
+    __m256 above = _mm256_cmp_ps((__m256)x, _mm256_set1_ps(least), _CMP_NLT_UQ);
     return uint32_t(_mm256_movemask_ps(above));
 }
-template <> inline uint32_t lanes_above<double, 4>(vec<double, 4> x, double least) {
-    __m256d above = _mm256_cmp_pd((__m256d)x, _mm256_set1_pd(least), _CMP_GT_OQ);
+template <> inline uint32_t lanes_from<double, 4>(vec<double, 4> x, double least) {
+    __m256d above = _mm256_cmp_pd((__m256d)x, _mm256_set1_pd(least), _CMP_NLT_UQ);
     return uint32_t(_mm256_movemask_pd(above));
 }
 #endif

@@ -13,11 +13,10 @@ template <class A> struct Strided {
     Strided from(int64_t i) const { return {data + i * row, row, column}; }
 };
 
-// R rows and C vectors of columns: out (+)= left right.
-template <class A, int R, int C>
+// R rows and C vectors of L columns: out (+)= left right.
+template <class A, int L, int R, int C>
 inline void multiply_tile(Strided<A> left, const A *right, int64_t stride, int64_t depth, A *out,
                           int64_t out_stride, bool adds) {
-    constexpr int L = WIDTH<A>;
     vec<A, L> sum[R][C];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
@@ -41,31 +40,31 @@ inline void multiply_tile(Strided<A> left, const A *right, int64_t stride, int64
 }
 
 // As many rows at a time as registers hold, then half as many, and so on.
-template <class A, int R, int C>
+template <class A, int L, int R, int C>
 inline void multiply_rows(Strided<A> left, const A *right, int64_t stride, int64_t rows,
                           int64_t depth, A *out, int64_t out_stride, bool adds) {
     int64_t row = 0;
     for (; row + R <= rows; row += R)
-        multiply_tile<A, R, C>(left.from(row), right, stride, depth, out + row * out_stride,
-                               out_stride, adds);
+        multiply_tile<A, L, R, C>(left.from(row), right, stride, depth, out + row * out_stride,
+                                  out_stride, adds);
     if constexpr (R > 1)
         if (row < rows)
-            multiply_rows<A, R / 2, C>(left.from(row), right, stride, rows - row, depth,
-                                       out + row * out_stride, out_stride, adds);
+            multiply_rows<A, L, R / 2, C>(left.from(row), right, stride, rows - row, depth,
+                                          out + row * out_stride, out_stride, adds);
 }
 
 // out (+)= left right, with `columns` a multiple of the lanes.
-template <class A>
+template <class A, int L = WIDTH<A>>
 inline void multiply(Strided<A> left, const A *right, int64_t stride, int64_t rows, int64_t depth,
                      int64_t columns, A *out, int64_t out_stride, bool adds) {
-    constexpr int L = WIDTH<A>, R = VECTOR_BYTES == 64 ? 8 : 4;
+    constexpr int R = VECTOR_BYTES == 64 ? 8 : 4;
     int64_t column = 0;
     for (; column + 2 * L <= columns; column += 2 * L)
-        multiply_rows<A, R, 2>(left, right + column, stride, rows, depth, out + column, out_stride,
-                               adds);
+        multiply_rows<A, L, R, 2>(left, right + column, stride, rows, depth, out + column,
+                                  out_stride, adds);
     if (column < columns)
-        multiply_rows<A, R, 1>(left, right + column, stride, rows, depth, out + column, out_stride,
-                               adds);
+        multiply_rows<A, L, R, 1>(left, right + column, stride, rows, depth, out + column, out_stride,
+                                  adds);
 }
 
 }  // namespace

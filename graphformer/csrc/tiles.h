@@ -6,6 +6,8 @@
 #pragma once
 
 #include "attention.h"
+#include "copies.h"
+#include "few.h"
 #include "functions.h"
 #include "hash.h"
 #include "lanes.h"
@@ -20,38 +22,41 @@ template <class T> struct Tiles {
     static constexpr int L = WIDTH<A>;
     // Queries whose scores are there at a time.
     static constexpr int64_t BLOCK = 64;
+    // Half a vector for half as many queries, where a whole one may take twice the time.
+    static constexpr int NARROW = VECTOR_BYTES == 64 ? L / 2 : L;
 
     const gf_tiles &t;
     Keeper<A> keeper;
     int64_t longest_keys, group, dim, value_dim, columns;
 
     explicit Tiles(const gf_tiles &t)
-        : t(t), keeper(t.dropout, t.seed), longest_keys(0), group(t.heads / t.kv_heads), dim(padded(t.dim)),
-          value_dim(padded(t.value_dim)) {
+        : t(t), keeper(t.dropout, t.seed), longest_keys(0), group(t.heads / t.kv_heads),
+          dim(padded<A>(t.dim)), value_dim(padded<A>(t.value_dim)) {
         for (int64_t e = 0; e < t.num_examples; ++e) {
             int64_t keys = t.key_ptr[e + 1] - t.key_ptr[e];
             longest_keys = keys > longest_keys ? keys : longest_keys;
         }
-        columns = padded(longest_keys);
+        columns = padded<A>(longest_keys);
     }
 
-    static int64_t padded(int64_t size) { return (size + L - 1) / L * L; }
     bool backward() const { return t.grad_out != nullptr; }
+    static const T *in(const void *data) { return static_cast<const T *>(data); }
 
     // What a worker computes in.
     struct Scratch {
         A *query, *key_turned, *scores, *out, *value, *key;
         A *value_turned = nullptr, *grad_out = nullptr, *grad_scores = nullptr;
         A *grad_key = nullptr, *grad_value = nullptr;
+        FewScratch<A> few;
 
-        Scratch(const Tiles &p, Arena<A> &arena) {
+        Scratch(const Tiles &p, Arena<A> &arena)
+            : query(arena.take(BLOCK * p.dim)), key_turned(arena.take(p.dim * p.columns)),
+              scores(arena.take(BLOCK * p.columns)),
+              out(arena.take(BLOCK * (p.dim > p.value_dim ? p.dim : p.value_dim))),
+              value(arena.take(p.longest_keys * p.value_dim)),
+              key(arena.take(p.longest_keys * p.dim)),
+              few(arena, p.dim, p.longest_keys, key, value, scores, out) {
             int64_t keys = p.longest_keys, longer = p.columns;
-            query = arena.take(BLOCK * p.dim);
-            key_turned = arena.take(p.dim * longer);
-            scores = arena.take(BLOCK * longer);
-            out = arena.take(BLOCK * (p.dim > p.value_dim ? p.dim : p.value_dim));
-            value = arena.take(keys * p.value_dim);
-            key = arena.take(keys * p.dim);
             if (!p.backward()) return;
             value_turned = arena.take(p.value_dim * longer);
             grad_out = arena.take(BLOCK * p.value_dim);
@@ -60,72 +65,6 @@ template <class T> struct Tiles {
             grad_value = arena.take(keys * p.value_dim);
         }
     };
-
-    // `rows` rows of `size` numbers, zeros behind them, times a factor.
-    static void copy(const void *from, int64_t start, int64_t stride, int64_t rows, int64_t size,
-                     A factor, A *to) {
-        const T *data = static_cast<const T *>(from) + start;
-        int64_t whole = size / L * L, width = padded(size);
-        for (int64_t row = 0; row < rows; ++row, data += stride, to += width) {
-            int64_t at = 0;
-            for (; at < whole; at += L) store<A, L>(to + at, factor * load<A, L>(data + at));
-            if (at < width)
-                store<A, L>(to + at, factor * load_part<A, L>(data + at, int(size - at)));
-        }
-    }
-
-    // The same columns as rows, each `width` long, zeros behind.
-    static void turn(const void *from, int64_t start, int64_t stride, int64_t rows, int64_t size,
-                     int64_t width, A *to) {
-        const T *data = static_cast<const T *>(from) + start;
-        for (int64_t column = 0; column < size; ++column)
-            for (int64_t row = rows; row < width; ++row) to[column * width + row] = 0;
-        int64_t row = 0;
-        for (; row + 4 <= rows; row += 4) {
-            const T *x = data + row * stride;
-            int64_t column = 0;
-            for (; column + 4 <= size; column += 4)
-                turn4(x + column, stride, to + column * width + row, width);
-            for (; column < size; ++column)
-                for (int r = 0; r < 4; ++r)
-                    to[column * width + row + r] = to_precise(x[r * stride + column]);
-        }
-        for (; row < rows; ++row)
-            for (int64_t column = 0; column < size; ++column)
-                to[column * width + row] = to_precise(data[row * stride + column]);
-    }
-
-    // Four rows of four.
-    static void turn4(const T *from, int64_t stride, A *to, int64_t width) {
-#if defined(__clang__) || __GNUC__ >= 12
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-        vec<A, 4> a = load<A, 4>(from), b = load<A, 4>(from + stride);
-        vec<A, 4> c = load<A, 4>(from + 2 * stride), d = load<A, 4>(from + 3 * stride);
-        vec<A, 4> ab = SHUFFLE(a, b, 0, 4, 1, 5), cd = SHUFFLE(c, d, 0, 4, 1, 5);
-        store<A, 4>(to, SHUFFLE(ab, cd, 0, 1, 4, 5));
-        store<A, 4>(to + width, SHUFFLE(ab, cd, 2, 3, 6, 7));
-        ab = SHUFFLE(a, b, 2, 6, 3, 7), cd = SHUFFLE(c, d, 2, 6, 3, 7);
-        store<A, 4>(to + 2 * width, SHUFFLE(ab, cd, 0, 1, 4, 5));
-        store<A, 4>(to + 3 * width, SHUFFLE(ab, cd, 2, 3, 6, 7));
-#undef SHUFFLE
-#else
-        for (int row = 0; row < 4; ++row)
-            for (int column = 0; column < 4; ++column)
-                to[column * width + row] = to_precise(from[row * stride + column]);
-#endif
-    }
-
-    static void write(const A *from, int64_t rows, int64_t size, A factor, void *to, int64_t start,
-                      int64_t stride) {
-        T *data = static_cast<T *>(to) + start;
-        int64_t whole = size / L * L, width = padded(size);
-        for (int64_t row = 0; row < rows; ++row, data += stride, from += width) {
-            int64_t at = 0;
-            for (; at < whole; at += L) store<A, L>(data + at, factor * load<A, L>(from + at));
-            if (at < size)
-                store_part<T, A, L>(data + at, factor * load<A, L>(from + at), int(size - at));
-        }
-    }
 
     // Scores of what is no edge become minus infinity.
     void hide(int64_t example, int64_t first, int64_t rows, int64_t keys, int64_t width,
@@ -179,79 +118,26 @@ template <class T> struct Tiles {
                   int64_t keys) const {
         int64_t from = t.query_ptr[example] + first;
         int64_t start = from * t.query_stride + head * t.query_head;
-        copy(t.query, start, t.query_stride, rows, t.dim, A(t.scale), w.query);
+        copy_rows(in(t.query) + start, t.query_stride, rows, t.dim, A(t.scale), w.query);
         int64_t heard = t.causal && first + rows < keys ? first + rows : keys;
-        int64_t width = padded(heard);
-        multiply<A>({w.query, dim, 1}, w.key_turned, padded(keys), rows, t.dim, width, w.scores,
+        int64_t width = padded<A>(heard);
+        multiply<A>({w.query, dim, 1}, w.key_turned, padded<A>(keys), rows, t.dim, width, w.scores,
                     width, false);
         hide(example, first, rows, heard, width, w.scores);
         return width;
     }
 
-    // Few queries stand in the lanes, a decoder's for one: then they are turned, and not the keys.
-    void run_few(Scratch &w, int64_t example, int64_t kv_head, int64_t queries, int64_t keys) const {
-        int64_t begin = t.key_ptr[example], from = t.query_ptr[example];
-        copy(t.key, begin * t.key_stride + kv_head * t.key_head, t.key_stride, keys, t.dim, 1, w.key);
-        copy(t.value, begin * t.value_stride + kv_head * t.value_head, t.value_stride, keys,
-             t.value_dim, 1, w.value);
-        for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-            int64_t start = from * t.query_stride + head * t.query_head;
-            turn(t.query, start, t.query_stride, queries, t.dim, L, w.key_turned);
-            // In front of the product, so that the backward, which does so too, has the same bits.
-            for (int64_t d = 0; d < t.dim; ++d)
-                store<A, L>(w.key_turned + d * L, A(t.scale) * load<A, L>(w.key_turned + d * L));
-            multiply<A>({w.key, dim, 1}, w.key_turned, L, keys, t.dim, L, w.scores, L, false);
-            vec<A, L> log_sums = weigh_lanes(w.scores, example, queries, keys);
-            multiply<A>({w.scores, 1, L}, w.value, value_dim, queries, keys, value_dim, w.out,
-                        value_dim, false);
-            for (int64_t row = 0; row < queries; ++row) {
-                if (t.log_sum) static_cast<A *>(t.log_sum)[(from + row) * t.heads + head] = log_sums[row];
-                if (log_sums[row] != Numbers<A>::infinity) continue;
-                for (int64_t at = 0; at < value_dim; ++at) w.out[row * value_dim + at] = 0;
-            }
-            int64_t stride = t.heads * t.value_dim;
-            write(w.out, queries, t.value_dim, 1, t.out, from * stride + head * t.value_dim, stride);
-        }
-    }
-
-    // Weights in place of scores, a query a lane; returns the log-sum-exps.
-    vec<A, L> weigh_lanes(A *scores, int64_t example, int64_t queries, int64_t keys) const {
-        vec<A, L> low = all<A, L>(-Numbers<A>::infinity), shift = low, sum{};
-        bool hides = t.causal || t.mask;
-        for (int64_t key = 0; key < keys; ++key) {
-            vec<A, L> s = load<A, L>(scores + key * L);
-            for (int64_t row = 0; hides && row < queries; ++row)
-                if (!hears(example, row, key)) s[row] = -Numbers<A>::infinity;
-            store<A, L>(scores + key * L, s);
-            shift = larger(s, shift);
-        }
-        mask<A, L> any = shift > low;
-        for (int64_t key = 0; key < keys; ++key) {
-            vec<A, L> s = load<A, L>(scores + key * L);
-            // What is no number stays so, as in `weigh`.
-            s = any ? exp<A, L>(s - shift) : s == s ? vec<A, L>{} : s;
-            store<A, L>(scores + key * L, s);
-            sum += s;
-        }
-        vec<A, L> part = any ? A(1) / sum : vec<A, L>{};
-        for (int64_t key = 0; key < keys; ++key)
-            store<A, L>(scores + key * L, part * load<A, L>(scores + key * L));
-        return any ? shift + log<A, L>(sum) : Numbers<A>::infinity + sum;
-    }
-
-    bool hears(int64_t example, int64_t row, int64_t key) const {
-        if (t.causal) return key <= row;
-        return !t.mask || t.mask[example * t.mask_example + row * t.mask_row + key];
-    }
-
     void run_forward(Scratch &w, int64_t example, int64_t kv_head) const {
         int64_t begin = t.key_ptr[example], keys = t.key_ptr[example + 1] - begin;
         int64_t queries = t.query_ptr[example + 1] - t.query_ptr[example];
-        if (queries <= L && t.dropout == 0) return run_few(w, example, kv_head, queries, keys);
+        if (t.dropout == 0) {
+            if (queries <= NARROW) return Few<T, NARROW>{t}.run(w.few, example, kv_head);
+            if (queries <= L) return Few<T, L>{t}.run(w.few, example, kv_head);
+        }
         int64_t key_start = begin * t.key_stride + kv_head * t.key_head;
         int64_t value_start = begin * t.value_stride + kv_head * t.value_head;
-        turn(t.key, key_start, t.key_stride, keys, t.dim, padded(keys), w.key_turned);
-        copy(t.value, value_start, t.value_stride, keys, t.value_dim, 1, w.value);
+        turn_rows(in(t.key) + key_start, t.key_stride, keys, t.dim, padded<A>(keys), w.key_turned);
+        copy_rows(in(t.value) + value_start, t.value_stride, keys, t.value_dim, A(1), w.value);
         for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head)
             for (int64_t first = 0; first < queries; first += BLOCK) {
                 int64_t rows = queries - first < BLOCK ? queries - first : BLOCK;
@@ -270,7 +156,8 @@ template <class T> struct Tiles {
                             value_dim, false);
                 if (!all_hear) silence(w, rows, width);
                 int64_t stride = t.heads * t.value_dim;
-                write(w.out, rows, t.value_dim, 1, t.out, from * stride + head * t.value_dim, stride);
+                T *out = static_cast<T *>(t.out) + from * stride + head * t.value_dim;
+                write_rows(w.out, rows, t.value_dim, A(1), out, stride);
             }
     }
 
@@ -289,9 +176,10 @@ template <class T> struct Tiles {
         int64_t queries = t.query_ptr[example + 1] - t.query_ptr[example];
         int64_t key_start = begin * t.key_stride + kv_head * t.key_head;
         int64_t value_start = begin * t.value_stride + kv_head * t.value_head;
-        turn(t.key, key_start, t.key_stride, keys, t.dim, padded(keys), w.key_turned);
-        turn(t.value, value_start, t.value_stride, keys, t.value_dim, padded(keys), w.value_turned);
-        copy(t.key, key_start, t.key_stride, keys, t.dim, 1, w.key);
+        turn_rows(in(t.key) + key_start, t.key_stride, keys, t.dim, padded<A>(keys), w.key_turned);
+        turn_rows(in(t.value) + value_start, t.value_stride, keys, t.value_dim, padded<A>(keys),
+                  w.value_turned);
+        copy_rows(in(t.key) + key_start, t.key_stride, keys, t.dim, A(1), w.key);
         memset(w.grad_key, 0, keys * dim * sizeof(A));
         memset(w.grad_value, 0, keys * value_dim * sizeof(A));
         for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head)
@@ -300,10 +188,11 @@ template <class T> struct Tiles {
                 add_block(w, example, head, first, rows, keys);
             }
         int64_t stride = t.kv_heads * t.dim;
-        write(w.grad_key, keys, t.dim, 1, t.grad_key, begin * stride + kv_head * t.dim, stride);
+        T *to = static_cast<T *>(t.grad_key) + begin * stride + kv_head * t.dim;
+        write_rows(w.grad_key, keys, t.dim, A(1), to, stride);
         stride = t.kv_heads * t.value_dim;
-        write(w.grad_value, keys, t.value_dim, 1, t.grad_value,
-              begin * stride + kv_head * t.value_dim, stride);
+        to = static_cast<T *>(t.grad_value) + begin * stride + kv_head * t.value_dim;
+        write_rows(w.grad_value, keys, t.value_dim, A(1), to, stride);
     }
 
     void add_block(Scratch &w, int64_t example, int64_t head, int64_t first, int64_t rows,
@@ -318,8 +207,8 @@ template <class T> struct Tiles {
                 store<A, L>(s + at, exp<A, L>(load<A, L>(s + at) - sum));
         }
         int64_t start = from * t.grad_stride + head * t.grad_head;
-        copy(t.grad_out, start, t.grad_stride, rows, t.value_dim, 1, w.grad_out);
-        multiply<A>({w.grad_out, value_dim, 1}, w.value_turned, padded(keys), rows, t.value_dim,
+        copy_rows(in(t.grad_out) + start, t.grad_stride, rows, t.value_dim, A(1), w.grad_out);
+        multiply<A>({w.grad_out, value_dim, 1}, w.value_turned, padded<A>(keys), rows, t.value_dim,
                     width, w.grad_scores, width, false);
         for (int64_t row = 0; row < rows; ++row) {
             A *s = w.scores + row * width, *g = w.grad_scores + row * width;
@@ -342,7 +231,8 @@ template <class T> struct Tiles {
         multiply<A>({w.grad_scores, 1, width}, w.query, dim, heard, rows, dim, w.grad_key, dim, true);
         multiply<A>({w.grad_scores, width, 1}, w.key, dim, rows, heard, dim, w.out, dim, false);
         int64_t stride = t.heads * t.dim;
-        write(w.out, rows, t.dim, A(t.scale), t.grad_query, from * stride + head * t.dim, stride);
+        T *to = static_cast<T *>(t.grad_query) + from * stride + head * t.dim;
+        write_rows(w.out, rows, t.dim, A(t.scale), to, stride);
     }
 };
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from graphformer.graph import Side, TokenGraph
 from graphformer.layers.slots import Slots
@@ -309,8 +308,10 @@ def join(tokens: Tokens, num_groups: int) -> Tokens:
 
 
 def _longer(buffer: Tensor, more: int) -> Tensor:
-    padding = [0, 0] * (buffer.dim() - 2) + [0, more]
-    return F.pad(buffer, padding)
+    size, slots, *rest = buffer.shape
+    longer = buffer.new_empty(size, slots + more, *rest)
+    longer[:, :slots], longer[:, slots:] = buffer, 0
+    return longer
 
 
 def _with_all(
