@@ -23,7 +23,8 @@ template <class T, class A> inline void copy_row(const T *from, int64_t size, A 
 template <class T, class A>
 inline void copy_rows(const T *from, int64_t stride, int64_t rows, int64_t size, A factor, A *to) {
     int64_t width = padded<A>(size);
-    for (int64_t row = 0; row < rows; ++row) copy_row(from + row * stride, size, factor, to + row * width);
+    for (int64_t row = 0; row < rows; ++row)
+        copy_row(from + row * stride, size, factor, to + row * width);
 }
 
 template <class T, class A>
@@ -37,7 +38,8 @@ inline void write_row(const A *from, int64_t size, A factor, T *to) {
 template <class T, class A>
 inline void write_rows(const A *from, int64_t rows, int64_t size, A factor, T *to, int64_t stride) {
     int64_t width = padded<A>(size);
-    for (int64_t row = 0; row < rows; ++row) write_row(from + row * width, size, factor, to + row * stride);
+    for (int64_t row = 0; row < rows; ++row)
+        write_row(from + row * width, size, factor, to + row * stride);
 }
 
 // Four rows of four as columns.
