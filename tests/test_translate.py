@@ -28,7 +28,7 @@ from graphformer.tasks.translation.corpus import (
 from graphformer.tasks.translation.decoding import cut
 from graphformer.tasks.translation.scores import measure
 from graphformer.tasks.translation.settings import Corpus, Shape, Training
-from graphformer.tasks.translation.task import HYPOTHESES
+from graphformer.tasks.translation.task import HYPOTHESES, REFERENCES, SOURCES
 from graphformer.tasks.translation.translator import Translator
 
 NUMBERS = ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"]
@@ -91,7 +91,11 @@ def test_fit_leaves_all_that_it_found(
     assert settings["precision"] == described["machine"]["precision"]
     assert described["planner"], "the plans depend on it"
     assert (out / "history.svg").read_text("utf-8").startswith("<?xml")
-    assert len((out / HYPOTHESES).read_text("utf-8").splitlines()) == len(read_corpus(corpus).test)
+    kept = [
+        (out / name).read_text("utf-8").splitlines() for name in (SOURCES, REFERENCES, HYPOTHESES)
+    ]
+    assert list(zip(*kept[:2], strict=True)) == list(read_corpus(corpus).test)
+    assert len(kept[2]) == len(kept[0])
     assert list((out / "checkpoints").glob("step-*.ckpt"))
 
 

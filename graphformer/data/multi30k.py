@@ -19,7 +19,8 @@ def multi30k(
     """Training, validation and test_2016_flickr pairs, as the repository publishes them.
 
     Args:
-        data_dir: folder with `raw/` and `tok/` (the repository's `data/task1`), or its parent.
+        data_dir: folder with `raw/` and `tok/` (the repository's `data/task1`), or one in
+            which that is called `multi30k`.
         source: language translated from: "de", "en", "fr" or "cs", where its files are there.
         target: language translated into.
         variant: "raw", the sentences as written (what a cased BLEU score needs), or "tok",

@@ -37,6 +37,7 @@ from graphformer.tasks.translation.settings import Course, Search
 from graphformer.tasks.translation.translator import Translator
 
 NUM_SHOWN = 5
+SOURCES, REFERENCES = "test.sources.txt", "test.references.txt"
 HYPOTHESES, CURVES = "test.hypotheses.txt", "history.svg"
 
 
@@ -114,12 +115,13 @@ class Task:
         return figures
 
     def test(self, translator: Translator, out: Path) -> Quality:
-        """The quality of the translated test set, printed with samples; kept in `out`."""
+        """The quality of the translated test set, printed with samples; `out` keeps both sides."""
         sources, references = map(list, zip(*self.text.test, strict=True))
         start = time.monotonic()
         found = best_of(translator, sources, self.search, "the test set")
         quality = measure(found, references, self.tokenize)
-        write_text(out / HYPOTHESES, "\n".join(found) + "\n")
+        for name, lines in ((SOURCES, sources), (REFERENCES, references), (HYPOTHESES, found)):
+            write_text(out / name, "\n".join(lines) + "\n")
         print(show_samples(sources, found, references))
         print(f"test set of {len(found):,}, translated in {time.monotonic() - start:.0f} s")
         print(quality, resample({"test": found}, references, self.tokenize), sep="\n")
