@@ -42,12 +42,21 @@ from graphformer.tasks.translation.corpus import read_corpus
 from graphformer.tasks.translation.scores import measure
 from graphformer.tasks.translation.translator import Translator
 
-SPARSE, TURNED = "window(8) | global_tokens(1)", "Rotary(Gaussian())"
+SPARSE = "window(8) | global_tokens(1)"
+
+
+def of_distance(score: str) -> dict[str, str]:
+    """Options of a model that attends by a distance between query and key."""
+    turned = f"Rotary({score})"
+    return {"encoder.score": turned, "decoder.score": turned, "cross.score": score}
+
+
 VARIANTS: dict[str, dict[str, str]] = {
     "transformer": {},
     "sinusoidal": {"positions": "sinusoidal"},
     "windows": {"encoder.topology": SPARSE, "decoder.topology": SPARSE},
-    "gaussian": {"encoder.score": TURNED, "decoder.score": TURNED, "cross.score": "Gaussian()"},
+    "gaussian": of_distance("Gaussian(2.4)"),
+    "narrow": of_distance("Gaussian()"),
     "convolution": {
         "encoder.feed_forward": "convolution(3)",
         "decoder.feed_forward": "convolution(3)",
