@@ -133,6 +133,8 @@ def describe(name: str, folder: Path, text: TextSplits, told: dict[str, Any]) ->
     search, tokenize = told["search"], told["scoring"].finds_words(told["corpus"])
     translator = Translator.from_pretrained(folder)
     sources, references = map(list, zip(*text.validation, strict=True))
+    # A first time for plans, and for memory that was not there before.
+    translator.translate(sources, search.beam, search.length_penalty)
     start = time.perf_counter()
     found = translator.translate(sources, search.beam, search.length_penalty)
     seconds = time.perf_counter() - start
