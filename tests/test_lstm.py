@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import graphformer as gf
+from graphformer import layers
 from graphformer.graph import TokenGraph
 from graphformer.layers import Cache
 from graphformer.models.decode import Decoder, beam_search, greedy
@@ -97,6 +98,30 @@ def test_the_graph_is_bound_once_for_all_tokens(
     assert len(bound) == 1, "what was made ahead is not made again"
     assert graph.queries.lengths.tolist() == [1, 1, 1, 1], "one query an example"
     assert graph.num_edges == source.num_tokens
+
+
+@torch.no_grad()
+def test_decoding_binds_once_and_keeps_no_token(
+    model: AttentionalLSTM, source: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    original = layers.cache.one_query_each
+
+    def spy(memory: Tokens, count: int) -> TokenGraph:
+        made.append(count)
+        return original(memory, count)
+
+    monkeypatch.setattr(layers.cache, "one_query_each", spy)
+    memory, cache = model.encode(source), Cache(4, capacity=2)
+    for _ in range(70):
+        model.decode(sequences(random_ids((1, 1, 1, 1))), memory, cache=cache)
+    assert made == [1]
+    assert cache.capacity == 2
+    assert cache.lengths.tolist() == [70] * 4
+    cache.fork(torch.tensor([[0, 0, 0]] * 4))
+    for _ in range(2):
+        model.decode(sequences(random_ids((1,) * 12)), memory, cache=cache)
+    assert made == [1, 3], "of each hypothesis a query"
 
 
 @torch.no_grad()

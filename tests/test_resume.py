@@ -190,6 +190,21 @@ def test_signal_saves_at_the_next_update(
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.parametrize("steps", [NUM_STEPS, NUM_STEPS - 1], ids=["epoch begun", "epoch end"])
+def test_a_signal_in_the_last_update_loses_nothing_of_the_end(steps: int, tmp_path: Path) -> None:
+    signalled, whole = tmp_path / "signalled", tmp_path / "whole"
+    send = partial(os.kill, os.getpid(), signal.SIGTERM)
+    last = {NUM_STEPS: 36, NUM_STEPS - 1: 34}[steps]
+    with pytest.raises(Interrupted):
+        train_tiny(signalled, signal_at(last, send), steps=steps)
+    for out in (signalled, whole):
+        train_tiny(out, resume=True, steps=steps)
+    tables = [read_history(out / "history.csv") for out in (signalled, whole)]
+    rows, expected = ([row._replace(seconds=0.0) for row in table] for table in tables)
+    assert rows == expected
+    assert rows[-1].step == steps
+
+
 def test_second_signal_stops_at_once(tmp_path: Path) -> None:
     def at(place: str, number: int) -> None:
         if (place, number) == ("batch", 4):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import os
 import subprocess
 import sys
@@ -15,17 +16,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from graphformer.data.vocabulary import train_bpe
+from graphformer.data.vocabulary import END, train_bpe
 from graphformer.models.recurrent import AttentionalLSTM
 from graphformer.models.sequence import Size, Transformer
 from graphformer.tasks import translate
 from graphformer.tasks.translation import lines as reading
 from graphformer.tasks.translation.alignment import align_words
-from graphformer.tasks.translation.decoding import best_of, find
+from graphformer.tasks.translation.corpus import encode_sources
+from graphformer.tasks.translation.decoding import best_of, decode, find, limits_of
 from graphformer.tasks.translation.lines import Lines, count_lines, whole_lines
 from graphformer.tasks.translation.settings import Search
 from graphformer.tasks.translation.translator import Translator
 from graphformer.tasks.translation.wanted import Sample, Wanted
+from graphformer.tokens import sequences
+
+# Translators that learned next to nothing come to no end.
+pytestmark = pytest.mark.filterwarnings("ignore:.* cut, having come to no end:UserWarning")
 
 SOURCES = ["eins zwei", "", "drei vier fünf", "eins", "zwei drei"]
 SIZE = Size(dim=16, heads=2, layers=2, hidden=32, dropout=0.1)
@@ -174,6 +180,43 @@ def test_long_lines_stop_no_test_either(translator: Translator) -> None:
     assert found == [*translator.translate(["eins"], beam=1), ""]
 
 
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No translation comes to an end by itself."""
+    logits = Transformer.logits
+    monkeypatch.setattr(
+        Transformer,
+        "logits",
+        lambda self, hidden: logits(self, hidden).index_fill(1, torch.tensor([END]), -torch.inf),
+    )
+
+
+@pytest.mark.usefixtures("endless")
+@pytest.mark.parametrize("beam", [1, 3])
+@pytest.mark.parametrize("growth", [2.0, 3.5])
+def test_translations_are_as_long_as_the_translator_lets_them(
+    growth: float, beam: int, translator: Translator, tmp_path: Path
+) -> None:
+    Translator(translator.model, translator.tokenizer, growth=growth).save_pretrained(tmp_path)
+    loaded = Translator.from_pretrained(tmp_path)
+    source = sequences(encode_sources(loaded.source_tokenizer, ["eins zwei", "eins"]))
+    limits = limits_of(loaded, source)
+    assert limits.tolist() == [math.ceil(growth * length) + 20 for length in source.lengths]
+    loaded.model.eval()
+    found = decode(loaded, source, Search(beam=beam), Wanted(), [0, 1], limits)
+    assert [len(one.ids) for one, *_ in found] == limits.tolist()
+
+
+@pytest.mark.usefixtures("endless")
+def test_translations_that_are_cut_are_warned_of_once(folder: Path, source: Path) -> None:
+    greedy = Search(beam=1)
+    with pytest.warns(UserWarning, match="source.txt, line 1 and others: 4 translations are cut"):
+        translate.predict(folder, input_file=source, search=greedy)
+    with pytest.warns(UserWarning, match="the text, line 1: a translation is cut") as seen:
+        translate.predict(folder, text="eins", search=greedy)
+    assert len(seen) == 1
+
+
 def test_spaces_around_a_line_are_not_read(translator: Translator) -> None:
     assert translator.translate([" eins zwei  "]) == translator.translate(["eins zwei"])
 
@@ -186,7 +229,8 @@ def test_pipes_are_read_and_written_as_they_are(folder: Path, tmp_path: Path) ->
     with ThreadPoolExecutor(2) as pool:
         pool.submit(there.write_bytes, b"eins\nzwei\n")
         written = pool.submit(back.read_text, "utf-8")
-        found = translate.predict(folder, input_file=there, output_file=back)
+        assert translate.predict(folder, input_file=there, output_file=back) == []
+        found = [translate.predict(folder, text=line)[0] for line in ("eins", "zwei")]
         assert written.result().split("\n") == [*found, ""]
     assert back.is_fifo()
 
@@ -235,6 +279,9 @@ def test_files_are_read_as_they_are_needed(source: Path, tmp_path: Path) -> None
     source.write_bytes(b"")
     with pytest.raises(ValueError, match=r"source\.txt is empty: expected UTF-8 text"):
         Lines(source)
+    packed.write_bytes(gzip.compress(b""))
+    with pytest.raises(ValueError, match=r"source\.gz is empty: expected UTF-8 text"):
+        list(Lines(packed))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])

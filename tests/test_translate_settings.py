@@ -165,6 +165,10 @@ def test_files_of_ones_own_stand_in_for_other_text(corpus: Corpus) -> None:
             Corpus(validation=Files(Path("c"), Path("d")), test=Files(Path("c"), Path("d"))),
             "files for validation and test, and none to train on",
         ),
+        (Corpus(data_dir=Path(".")), r"data_dir is \., and nothing of the embedded dates"),
+        (Corpus(source="en"), "source is en, .* dates depends on it: write --data multi30k, or"),
+        (Corpus(keep_copies=True), "keep_copies is True, .* dates depends on it: leave it out"),
+        (replace(OWN, variant="tok"), "variant is tok, and nothing of your own files .*: leave it"),
     ],
 )
 def test_corpora_refuse(given: Corpus, message: str) -> None:
@@ -201,7 +205,10 @@ def test_own_text_needs_three_sentences() -> None:
             {"attending": Attending("lstm", encoder=Encoder("window(3)"))},
             r"encoder\.topology is window\(3\), and an LSTM reads .*: leave it out",
         ),
-        ({"attending": Attending("lstm", positions="none")}, "positions is none, and an LSTM"),
+        (
+            {"attending": Attending("lstm", positions="none")},
+            "positions is none, and an LSTM .* where a --config has it write --positions null",
+        ),
         (
             {
                 "attending": Attending("lstm"),
@@ -222,6 +229,10 @@ def test_own_text_needs_three_sentences() -> None:
         (
             {"training": Training(steps=1, vocabulary=0, test_weights="best")},
             "test_weights is best, and none are kept: write keep_best=1",
+        ),
+        (
+            {"training": Training(steps=1, vocabulary=0, batch_tokens=100, keep_best=1)},
+            "keep_best needs a validation, .*, and steps is 1: write --steps .*out --keep_best",
         ),
         (
             {"attending": Attending("lstm"), "shape": replace(SMALL, norm_first=False)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -17,6 +18,8 @@ def multi30k(
     data_dir: str | Path, source: str = "de", target: str = "en", variant: Variant = "raw"
 ) -> TextSplits:
     """Training, validation and test_2016_flickr pairs, as the repository publishes them.
+
+    Warns where lines are left out: of those that were published, none is empty.
 
     Args:
         data_dir: folder with `raw/` and `tok/` (the repository's `data/task1`), or one in
@@ -43,10 +46,15 @@ def multi30k(
         for language in (source, target)
     }
     folder = _find_folder(Path(data_dir), variant, list(names.values()))
-    train, validation, test = (
-        parallel(folder / names[part, source], folder / names[part, target]).pairs
-        for part in _PARTS
-    )
+    texts = [
+        parallel(folder / names[part, source], folder / names[part, target]) for part in _PARTS
+    ]
+    for part, text in zip(_PARTS, texts, strict=True):
+        if text.dropped.total:
+            warnings.warn(
+                f"Multi30k is not as it was published: {part} has {text.report}", stacklevel=2
+            )
+    train, validation, test = (text.pairs for text in texts)
     return TextSplits(f"multi30k/{variant} {source}-{target}", train, validation, test)
 
 

@@ -137,17 +137,35 @@ class Cache:
         """
         self._check_memory(memory)
         queries = join(new, memory.num_examples)
-        known = self._cross
-        if (
-            known is None
-            or known.keys.ptr is not memory.ptr
-            or not torch.equal(known.queries.lengths, queries.lengths)
-        ):
+        known = self._bound_to(memory)
+        if known is None or not torch.equal(known.queries.lengths, queries.lengths):
             # At positions that will change, nothing may be made of their order.
             moving = Layout(queries.ptr, queries.at.clone(), queries.lengths, 0, contiguous=False)
             self._cross = known = complete().bind(moving, memory)
         known._move_queries(queries.at)
         return known
+
+    def bind_states(self, memory: Tokens) -> TokenGraph:
+        """The complete graph of a query for each sequence to a memory, whatever tokens are new.
+
+        Args:
+            memory: the tokens of the memory, whose examples share the sequences evenly.
+
+        Raises:
+            ValueError: if they cannot be shared evenly, or layers have kept keys of another memory.
+        """
+        self._check_memory(memory)
+        sequences = self.num_examples * self.num_sequences
+        count = sequences_per_source(sequences, memory.num_examples)
+        known = self._bound_to(memory)
+        if known is None or known.queries.num_tokens != sequences:
+            self._cross = known = one_query_each(memory, count)
+        return known
+
+    def _bound_to(self, memory: Tokens) -> TokenGraph | None:
+        """The graph to the memory that was bound last, if it was to this one."""
+        known = self._cross
+        return known if known is not None and known.keys.ptr is memory.ptr else None
 
     def append(self, layer: nn.Module, new: Parts) -> Parts:
         """All that `layer` remembers, flat [example * slot, ...], with that of the new tokens.
@@ -297,6 +315,16 @@ def sequences_per_source(num_sequences: int, num_sources: int) -> int:
             "give each source as many"
         )
     return count
+
+
+def one_query_each(memory: Tokens, count: int) -> TokenGraph:
+    """The graph of so many queries a source, each of which attends to all of it."""
+    device, num_sources = memory.ptr.device, memory.num_examples
+    # All at the start, for a score of distances is to say the same of each.
+    at = torch.zeros(count * num_sources, dtype=torch.int64, device=device)
+    ptr = torch.arange(num_sources + 1, device=device) * count
+    queries = Tokens(at, ptr, at.unsqueeze(1), torch.full((num_sources,), count))
+    return complete().bind(queries, memory)
 
 
 def join(tokens: Tokens, num_groups: int) -> Tokens:

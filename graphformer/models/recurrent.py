@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from graphformer.attend import attend
 from graphformer.backends import Attended
 from graphformer.graph import TokenGraph
-from graphformer.layers.cache import Cache, Parts, sequences_per_source
+from graphformer.layers.cache import Cache, Parts, one_query_each, sequences_per_source
 from graphformer.layers.dropout import Dropout
 from graphformer.models.packing import time_major
 from graphformer.models.pretrained import Pretrained
@@ -25,7 +25,7 @@ from graphformer.models.stack import (
 )
 from graphformer.scores import Score
 from graphformer.tokens import Tokens
-from graphformer.topology import complete
+from graphformer.topology import self_loops
 
 
 class Hidden(NamedTuple):
@@ -176,9 +176,11 @@ class AttentionalLSTM(Pretrained):
         seen: list[Tensor] | None,
     ) -> Float[Tensor, "token dim"]:
         """See `decode`; `seen` gets the weights [edge, head] of each step."""
-        if cache is not None:
-            target = cache.extend(target)
         count = sequences_per_source(target.num_examples, memory.num_examples)
+        if cache is not None:
+            # Nobody hears the tokens themselves: no slot is kept of those before.
+            target = cache.extend(target, self_loops())
+            graph = graph or cache.bind_states(memory)
         graph = graph or one_query_each(memory, count)
         hidden = self._recall(memory, count, cache)
         key = self._keys(memory, cache)
@@ -264,16 +266,6 @@ class AttentionalLSTM(Pretrained):
             states.append(x)
             cells.append(inner)
         return Hidden(torch.stack(states, 1), torch.stack(cells, 1))
-
-
-def one_query_each(memory: Tokens, count: int) -> TokenGraph:
-    """The graph of so many queries a source, each of which attends to all of it."""
-    device, num_sources = memory.ptr.device, memory.num_examples
-    # All at the start, for a score of distances is to say the same of each.
-    at = torch.zeros(count * num_sources, dtype=torch.int64, device=device)
-    ptr = torch.arange(num_sources + 1, device=device) * count
-    queries = Tokens(at, ptr, at.unsqueeze(1), torch.full((num_sources,), count))
-    return complete().bind(queries, memory)
 
 
 def _where(chosen: Tensor, new: Hidden, old: Hidden) -> Hidden:

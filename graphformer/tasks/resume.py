@@ -62,6 +62,8 @@ class Saving:
 class ExactResume(Callback):
     """Saves and restores the whole state of training; the first of the callbacks.
 
+    At the end of training `SaveAtEnd`, the last of them, saves.
+
     Args:
         folder: of the checkpoints.
         seed: of all random numbers, together with the rank of the process.
@@ -134,7 +136,12 @@ class ExactResume(Callback):
             self._save(trainer)
         self._exit_if_interrupted(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def finish(self, trainer: Trainer) -> None:
+        """Saves the state at the end of training.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came since the last update.
+        """
         self._interruption.release()
         self._ended = True
         self._save(trainer)
@@ -201,6 +208,23 @@ class ExactResume(Callback):
             print(f"stopped after step {trainer.global_step}, saved in {path}", file=sys.stderr)
             print(self.hint, file=sys.stderr)
         raise Interrupted(128 + (self._interruption.received or signal.SIGTERM))
+
+
+class SaveAtEnd(Callback):
+    """Saves when the other callbacks have ended; the last of them.
+
+    Before them, what they do at the end would be missing for good after an interruption: a training
+    that is over is only loaded.
+
+    Args:
+        saving: what saves.
+    """
+
+    def __init__(self, saving: ExactResume) -> None:
+        self.saving = saving
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.saving.finish(trainer)
 
 
 def any_process(trainer: Trainer, decision: bool) -> bool:

@@ -22,7 +22,7 @@ from graphformer.tasks.loader import Loader
 from graphformer.tasks.progress import Progress
 from graphformer.tasks.quiet import quiet
 from graphformer.tasks.record import METRICS, Summary, command_line, read_figures, summarize
-from graphformer.tasks.resume import ExactResume, Saving
+from graphformer.tasks.resume import ExactResume, SaveAtEnd, Saving
 
 CHECKPOINTS = "checkpoints"
 HISTORY = "history.csv"
@@ -138,7 +138,7 @@ def train(
     # ExactResume comes first: what the others do when a batch begins is done after a resume, too.
     own = [saving, clock, history, Progress(clock, history)]
     with quiet():
-        trainer = make_trainer(run, [*own, *callbacks], trainer_options)
+        trainer = make_trainer(run, [*own, *callbacks, SaveAtEnd(saving)], trainer_options)
         announce(learner, batches, trainer, run, checkpoint)
         try:
             trainer.fit(learner, batches, validation, ckpt_path=checkpoint)

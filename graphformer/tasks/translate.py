@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,11 +17,10 @@ from graphformer.tasks.translation.alignment import align_words
 from graphformer.tasks.translation.attending import Attending
 from graphformer.tasks.translation.bootstrap import resample
 from graphformer.tasks.translation.corpus import read_corpus
-from graphformer.tasks.translation.decoding import best_of
 from graphformer.tasks.translation.kept_vocabulary import KeptVocabulary
 from graphformer.tasks.translation.lines import Lines
 from graphformer.tasks.translation.plots import plot_alignment as plot
-from graphformer.tasks.translation.prediction import Prediction, progress, warn_of, writing
+from graphformer.tasks.translation.prediction import Prediction, progress, writing
 from graphformer.tasks.translation.scores import Quality, measure, signature
 from graphformer.tasks.translation.settings import (
     Corpus,
@@ -75,11 +75,11 @@ def fit(
         vocabulary.check_text()
     tokenizer = vocabulary.get(is_first_process(machine))
     task = Task(text, tokenizer, shape.size, course, attending, search, job.device, tokenize)
-    task.check()
+    task.check(machine)
     parts = (corpus, shape, attending, training, search, job, devices, Scoring(tokenize))
     if is_first_process(machine):
         keep_settings(job.out, parts, job.resume)
-        vocabulary.keep(tokenizer)
+        vocabulary.keep(tokenizer, begins=not job.resume)
     run = Run(job.out, course.budget, job.seed, job.resume, machine=machine, name="translator")
     if job.seeds == 1:
         return dict(task.perform(run))
@@ -114,7 +114,7 @@ def predict(
         plot_alignment: picture (.svg, .png) of which words the translation of `text` comes from.
 
     Returns:
-        The best translation of each line.
+        The best translation of each line; of a pipe, which may never end, none.
 
     Raises:
         ValueError: there are both a line and a file, or options do not fit each other.
@@ -132,16 +132,19 @@ def predict(
     translator = Translator.from_pretrained(checkpoint)
     lines = [[text]] if text is not None else Lines(input_file)
     name, count = ("the text", 1) if isinstance(lines, list) else (lines.name, lines.count)
+    ends = isinstance(lines, list) or lines.is_file
+    best: list[str] = []
     hidden = input_file is None or (output_file is None and sys.stdout.isatty())
     with writing(output_file) as write, progress(count, hidden) as report:
         prediction = Prediction(translator, search, wanted, write, name, report)
         for chunk in lines:
-            prediction.add(chunk)
-    prediction.warn_of_unknown()
+            found = prediction.add(chunk)
+            best += found if ends else []
+    prediction.warn()
     if plot_alignment is not None and text is not None:
         with where_installed():
-            plot(align_words(translator, [text], prediction.best)[0], plot_alignment)
-    return prediction.best
+            plot(align_words(translator, [text], best)[0], plot_alignment)
+    return best
 
 
 def score(
@@ -176,26 +179,32 @@ def score(
     if out is not None:
         check_folder(out)
     tokenize = scoring.finds_words()
-    references = read_lines(target_file)
-    others = {} if other_file is None else {str(other_file): read_lines(other_file)}
     for name, given in (("checkpoint", checkpoint), ("source_file", source_file)):
         if hypothesis_file is not None and given is not None:
             raise ValueError(
                 f"there are both --hypothesis_file and --{name}: leave one of them out"
             )
+    references = read_lines(target_file)
+    others = {} if other_file is None else {other_file: read_lines(other_file)}
     if hypothesis_file is not None:
         found, how = read_lines(hypothesis_file), f"translations of {hypothesis_file}"
+        check_partners({hypothesis_file: found} | others, target_file, references)
     elif checkpoint is not None and source_file is not None:
-        translator, lines = Translator.from_pretrained(checkpoint), read_lines(source_file)
-        warn_of(translator.unknown_characters(lines))
-        found = best_of(translator, lines, search, str(source_file))
-        how = f"{checkpoint}, beam {search.beam}, length penalty {search.length_penalty:g}"
+        translator = Translator.from_pretrained(checkpoint)
+        sources = [line for chunk in Lines(source_file) for line in chunk]
+        check_partners({source_file: sources} | others, target_file, references)
+        with progress(len(sources), hidden=False) as report:
+            prediction = Prediction(translator, search, WANTED, str, str(source_file), report)
+            found = prediction.add(sources)
+        prediction.warn()
+        how = f"{checkpoint}, {search.protocol}"
     else:
         raise ValueError(
             "there is nothing to score: write --hypothesis_file, or --checkpoint and --source_file"
         )
     quality = measure(found, references, tokenize)
-    compared = resample({how: found} | others, references, tokenize)
+    systems = {how: found} | {str(file): lines for file, lines in others.items()}
+    compared = resample(systems, references, tokenize)
     print(quality, compared, sep="\n")
     if out is not None:
         write_metrics(
@@ -206,9 +215,27 @@ def score(
             split=f"{len(found):,} lines",
             protocol=f"{how}; {signature(tokenize)}",
             device=torch.device("cpu"),
-            precision="32-true",
+            precision="32-true" if checkpoint is None else search.decoding_precision,
         )
     return quality
+
+
+def check_partners(
+    files: Mapping[Path, list[str]], target_file: Path, references: list[str]
+) -> None:
+    """Does nothing where each file has as many lines as there are references.
+
+    Raises:
+        ValueError: one has not; names both, and the first line without a partner.
+    """
+    for file, lines in files.items():
+        if len(lines) != len(references):
+            shorter = min(len(lines), len(references))
+            raise ValueError(
+                f"{file} has {len(lines):,} lines and {target_file} has {len(references):,}: line "
+                f"i of one must belong to line i of the other (an empty line keeps its place), and "
+                f"line {shorter + 1:,} has no partner"
+            )
 
 
 def check_text(text: str, plot_alignment: Path | None) -> None:

@@ -47,8 +47,10 @@ def align_words(
 ) -> list[Alignment]:
     """The alignment of each translation with what it translates, by one pass through the model."""
     model = translator.model
-    read = translator.source_tokenizer.encode_batch(list(sources))
-    written = translator.target_tokenizer.encode_batch(list(targets))
+    # As they were translated, and as training had them.
+    sources, targets = ([line.strip() for line in lines] for lines in (sources, targets))
+    read = translator.source_tokenizer.encode_batch(sources)
+    written = translator.target_tokenizer.encode_batch(targets)
     found: list[Alignment | None] = [None] * len(read)
     lengths = [len(one.ids) + len(other.ids) + 2 for one, other in zip(read, written, strict=True)]
     device = model.output_weight.device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -115,7 +116,7 @@ class Attending:
             self._check_bare()
             for name in ("attention_dropout", "activation_dropout", "norm_first"):
                 if getattr(size, name) != getattr(Size, name):
-                    raise _no_place(name, getattr(size, name))
+                    raise _no_place(name, getattr(size, name), getattr(Size, name))
             return
         check_width("dim", size.dim, size.heads)
         for name, part in (("encoder", self.encoder), ("decoder", self.decoder)):
@@ -126,6 +127,7 @@ class Attending:
                 make_feed_forward(part.feed_forward, size, causal=name == "decoder")
             except ValueError as error:
                 raise ValueError(f"{name}.feed_forward: {error}") from error
+        self._warn_of_bags()
 
     def make_model(self, vocabulary: int | tuple[int, int], size: Size) -> Translating:
         """The model, with fresh weights."""
@@ -145,6 +147,19 @@ class Attending:
             feed_forward=(self.encoder.feed_forward, self.decoder.feed_forward),
         )
 
+    def _warn_of_bags(self) -> None:
+        """Warns of an encoder to which the order of the words is nothing."""
+        score, positions = self.encoder.score, self.positions
+        if positions != "none" or score is None or self.encoder.feed_forward != LINEAR:
+            return
+        if not _knows_positions(score):
+            warnings.warn(
+                f"positions is none and encoder.score is {score}, which knows none either: the "
+                "encoder cannot tell the order of words; write --positions sinusoidal, or "
+                f'--encoder.score "Rotary({score})"',
+                stacklevel=2,
+            )
+
     def _check_bare(self) -> None:
         """Does nothing where all that an LSTM has no place for is as it is without being given."""
         bare = Attending()
@@ -156,9 +171,9 @@ class Attending:
             for each in dataclasses.fields(part):
                 value = getattr(part, each.name)
                 if value != getattr(default, each.name):
-                    raise _no_place(start + each.name, value)
+                    raise _no_place(start + each.name, value, getattr(default, each.name))
         if self.positions != bare.positions:
-            raise _no_place("positions", self.positions)
+            raise _no_place("positions", self.positions, bare.positions)
 
 
 Translating = Transformer | AttentionalLSTM
@@ -170,8 +185,10 @@ def _knows_positions(score: str) -> bool:
     return any(isinstance(part, Rotary | ALiBi | T5Bias) for part in (parsed.core, *parsed.biases))
 
 
-def _no_place(name: str, value: object) -> ValueError:
+def _no_place(name: str, value: object, default: object) -> ValueError:
+    without = "null" if default is None else default
     return ValueError(
         f"{name} is {value}, and an LSTM reads its tokens one after another, with no graph among "
-        "them: leave it out, or write --model transformer"
+        f"them: leave it out, or where a --config has it write --{name} {without}; or write "
+        "--model transformer"
     )

@@ -31,6 +31,11 @@ HELD_OUT, MOST_HELD_OUT = 0.05, 1000
 LONGEST_HELD_OUT = 2000
 
 
+# Options of a corpus that it alone has, and those that the embedded one has not.
+OF_MULTI30K = ("data_dir", "variant", "source", "target")
+OF_ANY_FILE = ("keep_copies", "keep_duplicates")
+
+
 class EncodedPair(NamedTuple):
     """A sentence and its translation as ids.
 
@@ -82,6 +87,7 @@ def read_corpus(corpus: Corpus, index_folder: Path | None = None) -> TextSplits:
             "it out"
         )
     _check_files(corpus)
+    _check_read(corpus)
     if source is not None and target is not None:
         return clean(_read_own(source, target, corpus, index_folder), corpus)
     if corpus.reads_multi30k:
@@ -141,6 +147,24 @@ def _check_files(corpus: Corpus) -> None:
             "there are files for validation and test, and none to train on: write --source_file "
             "and --target_file too"
         )
+
+
+def _check_read(corpus: Corpus) -> None:
+    """Does nothing where all that is given of the corpus is read.
+
+    Raises:
+        ValueError: an option is of other text.
+    """
+    if corpus.data == "multi30k":
+        return
+    own = corpus.source_file is not None
+    text, others = ("your own files", []) if own else ("the embedded dates", OF_ANY_FILE)
+    for name in [*OF_MULTI30K, *others]:
+        if (given := getattr(corpus, name)) != getattr(Corpus, name):
+            remedy = "" if own or name in others else "write --data multi30k, or "
+            raise ValueError(
+                f"{name} is {given}, and nothing of {text} depends on it: {remedy}leave it out"
+            )
 
 
 def _read_own(source: Path, target: Path, corpus: Corpus, index_folder: Path | None) -> TextSplits:

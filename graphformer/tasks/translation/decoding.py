@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from graphformer.data.vocabulary import END, START
 from graphformer.models.decode import Hypothesis, beam_search, greedy, sample
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 # Source tokens that are translated at a time.
 BATCH_TOKENS = 8192
+# A translation has at most so many tokens more than its translator's `growth` allows.
+MORE = 20
 
 
 class Found(NamedTuple):
@@ -30,10 +34,12 @@ class Found(NamedTuple):
         text: of it.
         score: its log-probability a token, in nats, lengths counted as the search does; not a
             number where none was computed, as for the likeliest next tokens.
+        is_cut: whether it has as many tokens as the translator allows, and no end.
     """
 
     text: str
     score: float = float("nan")
+    is_cut: bool = False
 
 
 def find(
@@ -81,14 +87,17 @@ def find(
         for chosen in cut(by_length, lengths):
             tokens = sequences([sources[index] for index in chosen])
             numbers = [first + index for index in chosen]
-            hypotheses = decode(translator, tokens, search, wanted, numbers)
+            limits = limits_of(translator, tokens)
+            hypotheses = decode(translator, tokens, search, wanted, numbers, limits)
             texts = iter(
                 translator.target_tokenizer.decode_batch(
                     [one.ids.tolist() for each in hypotheses for one in each]
                 )
             )
-            for index, each in zip(chosen, hypotheses, strict=True):
-                found[index] = [Found(in_a_line(next(texts)), one.score) for one in each]
+            for index, each, limit in zip(chosen, hypotheses, limits.tolist(), strict=True):
+                found[index] = [
+                    Found(in_a_line(next(texts)), one.score, len(one.ids) >= limit) for one in each
+                ]
             if report is not None:
                 report(len(chosen))
     return found
@@ -108,14 +117,22 @@ def best_of(
     return [each[0].text for each in find(translator, lines, search, name=name)]
 
 
+def limits_of(translator: Translator, source: Tokens) -> Int[Tensor, "sentence"]:
+    """Most tokens of each translation: an end to those that repeat themselves."""
+    return (translator.growth * source.lengths).ceil().long() + MORE
+
+
 def decode(
-    translator: Translator, source: Tokens, search: Search, wanted: Wanted, numbers: list[int]
+    translator: Translator,
+    source: Tokens,
+    search: Search,
+    wanted: Wanted,
+    numbers: list[int],
+    limits: Int[Tensor, "sentence"],
 ) -> list[list[Hypothesis]]:
-    """What is found for each sentence, of which these are the numbers."""
+    """What is found for each sentence, of these numbers, with at most so many tokens."""
     model = translator.model
     source = source.to(model.output_weight.device)
-    # Longer than any translation seen, and yet an end to those that repeat themselves.
-    limits = 2 * source.lengths + 20
     if wanted.sample.temperature is not None:
         draw, count = wanted.sample.draw, wanted.n_best
         return sample(

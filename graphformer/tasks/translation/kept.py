@@ -80,8 +80,10 @@ class KeptWeights:
         """The folder has a translator for each of `kept`, and none of an abandoned course."""
         named = {name_of(each): each for each in kept}
         there = {each.name for each in self.folder.glob("*") if _NAME.fullmatch(each.name)}
-        for name in there - named.keys():
-            shutil.rmtree(self.folder / name)
+        for name in sorted(there - named.keys(), key=len, reverse=True):  # unfinished ones first
+            # Under another name first: whatever stops the removal, it is no translator any more.
+            leaving = self.folder / f"{name.removesuffix(UNFINISHED)}{UNFINISHED}"
+            shutil.rmtree((self.folder / name).rename(leaving))
         for name in named.keys() - there:
             unfinished = self.folder / f"{name}{UNFINISHED}"
             with with_weights(learner, named[name].weights):

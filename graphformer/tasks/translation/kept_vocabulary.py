@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from hashlib import blake2b
 from pathlib import Path
@@ -65,8 +66,16 @@ class KeptVocabulary:
         size, kind = course.vocabulary, course.vocabulary_kind
         return make_vocabulary(self.pairs, size, kind, course.vocabulary_joint)
 
-    def keep(self, tokenizer: Tokenizer | tuple[Tokenizer, Tokenizer]) -> None:
-        """The vocabulary is in the folder of the run, for whoever goes on with it."""
+    def keep(self, tokenizer: Tokenizer | tuple[Tokenizer, Tokenizer], begins: bool) -> None:
+        """The vocabulary is in the folder of the run, for whoever goes on with it.
+
+        Args:
+            tokenizer: the vocabulary.
+            begins: whether the run does, and those of other texts are of a run that left nothing
+                else: they are removed.
+        """
+        for abandoned in self.others if begins else []:
+            shutil.rmtree(abandoned)
         for name, each in named(tokenizer).items():
             vocabulary.save(each, self.folder / name)
 

@@ -37,6 +37,7 @@ class Lines:
 
     Attributes:
         count: number of lines in the file; None where that is not known beforehand.
+        is_file: whether they come from a file, which has an end.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -49,10 +50,11 @@ class Lines:
         self.count = None
         if path is not None:
             check_can_be_read(path)
-        if path is None or not path.is_file():
+        self.is_file = path is not None and path.is_file()
+        if path is None or not self.is_file:
             return
         if not path.stat().st_size:
-            raise ValueError(f"{path} is empty: expected UTF-8 text, a sentence a line")
+            raise ValueError(self._empty)
         if path.suffix != ".gz":
             self.count = count_lines(path)
 
@@ -62,6 +64,12 @@ class Lines:
             for chunk in whole_lines(stream):
                 yield [self._decoded(line, number + at) for at, line in enumerate(chunk, start=1)]
                 number += len(chunk)
+        if self.is_file and not number:
+            raise ValueError(self._empty)
+
+    @property
+    def _empty(self) -> str:
+        return f"{self.name} is empty: expected UTF-8 text, a sentence a line"
 
     @contextmanager
     def _open(self) -> Iterator[Stream]:

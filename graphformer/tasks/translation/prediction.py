@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -33,7 +33,7 @@ class Sink(Protocol):
 
 
 class Prediction:
-    """Lines in, written translations out, chunk by chunk.
+    """Lines in, written translations out, chunk by chunk; nothing of them is kept.
 
     Args:
         translator: what translates.
@@ -55,21 +55,25 @@ class Prediction:
     ) -> None:
         self.translator, self.search, self.wanted = translator, search, wanted
         self.write, self.name, self.report = write, name, report
-        self.best: list[str] = []
+        self.num_lines = 0
         self.unknown: Counter[str] = Counter()
+        self.cut = Cut()
 
-    def add(self, lines: list[str]) -> None:
-        """Translates the lines, and writes what is wanted of them."""
-        first = len(self.best)
+    def add(self, lines: list[str]) -> list[str]:
+        """Translates the lines, and writes what is wanted of them; returns the best of each."""
+        first = self.num_lines
+        self.num_lines += len(lines)
         self.unknown += self.translator.unknown_characters(lines)
         asked = self.search, self.wanted, first, self.report, self.name
         found = find(self.translator, lines, *asked)
-        self.best += [each[0].text for each in found]
+        self.cut = self.cut.and_of(found, first)
         self.write("".join(f"{line}\n" for line in self._written(lines, found, first)))
+        return [each[0].text for each in found]
 
-    def warn_of_unknown(self) -> None:
-        """Warns, once for all lines, of characters that training never showed."""
-        warn_of(self.unknown)
+    def warn(self) -> None:
+        """Warns, once for all lines, of unknown characters and of what is cut."""
+        warn_of_unknown(self.unknown)
+        self.cut.warn(self.name)
 
     def _written(self, lines: list[str], found: list[list[Found]], first: int) -> Iterator[str]:
         pairs = [
@@ -92,7 +96,31 @@ class Prediction:
             yield row[0] if len(row) == 1 else "\t".join(each.replace("\t", " ") for each in row)
 
 
-def warn_of(unknown: Counter[str]) -> None:
+class Cut(NamedTuple):
+    """Lines whose translation is cut: how many, and the number of the first."""
+
+    total: int = 0
+    first: int = 0
+
+    def and_of(self, found: list[list[Found]], first: int = 0) -> Cut:
+        """These, and those among what was found of the lines behind `first`."""
+        numbers = [number for number, (one, *_) in enumerate(found, first + 1) if one.is_cut]
+        return Cut(self.total + len(numbers), self.first or (numbers[0] if numbers else 0))
+
+    def warn(self, name: str) -> None:
+        """Warns of them, where there are any, in lines of this name."""
+        if not self.total:
+            return
+        several = f"{self.total:,} translations are" if self.total > 1 else "a translation is"
+        warnings.warn(
+            f"{name}, line {self.first:,}{' and others' if self.total > 1 else ''}: {several} cut, "
+            "having come to no end at the length that the training text lets expect; see whether "
+            "words are repeated there, and cut long lines into sentences",
+            stacklevel=2,
+        )
+
+
+def warn_of_unknown(unknown: Counter[str]) -> None:
     """Warns of characters that training never showed, where there are any."""
     if not unknown:
         return

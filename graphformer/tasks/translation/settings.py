@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -21,6 +20,8 @@ from graphformer.tasks.translation.text import Files, Pieces, Reading
 from graphformer.tasks.translation.training import PLAIN, Tested, Updates, Weights
 
 Precision = Literal["32-true", "bf16-mixed"]
+# Beyond it powers of lengths are no numbers that tell one score from another.
+LARGEST_PENALTY = 10
 LIMITS = ("minutes", "epochs", "steps")
 
 # Found to suit the embedded dates, and sentences; of the latter the precision is the device's.
@@ -128,10 +129,21 @@ class Search:
     length_penalty: float = 1.0
     decoding_precision: Precision = "32-true"
 
+    @property
+    def protocol(self) -> str:
+        """What another who wants the same figures has to know."""
+        return (
+            f"beam {self.beam}, length penalty {self.length_penalty:g}, decoded in "
+            f"{self.decoding_precision}"
+        )
+
     def __post_init__(self) -> None:
         check_least(self, beam=1)
-        if not isfinite(self.length_penalty):
-            raise ValueError(f"length_penalty is {self.length_penalty}: write a number, such as 1")
+        if not abs(self.length_penalty) <= LARGEST_PENALTY:
+            raise ValueError(
+                f"length_penalty is {self.length_penalty}: write a number between "
+                f"-{LARGEST_PENALTY} and {LARGEST_PENALTY}, such as 1"
+            )
         if self.decoding_precision not in get_args(Precision):
             raise ValueError(
                 f"decoding_precision is {self.decoding_precision!r}: write "
@@ -209,6 +221,24 @@ class Course(NamedTuple):
     bpe_dropout: float
     max_length: int | None
     max_length_ratio: float | None
+
+    def check_validated(self, num_batches: int) -> None:
+        """Does nothing where a validation, which is at the end of an epoch, comes if one is needed.
+
+        Args:
+            num_batches: of an epoch.
+
+        Raises:
+            ValueError: training ends before the first.
+        """
+        steps, updates = self.budget.steps, -(-num_batches // self.accumulate)
+        wanting = [name for name in ("keep_best", "patience") if getattr(self, name)]
+        if wanting and steps is not None and steps < updates:
+            raise ValueError(
+                f"{wanting[0]} needs a validation, which is at the end of an epoch, after "
+                f"{updates} steps, and steps is {steps}: write --steps {updates}, or leave out "
+                f"{' and '.join(f'--{name}' for name in wanting)}"
+            )
 
 
 def complete_settings(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 
@@ -18,7 +20,7 @@ from graphformer.tasks.loader import Loader
 from graphformer.tasks.plots import plot_history, where_installed
 from graphformer.tasks.randomness import seed_everything
 from graphformer.tasks.record import write_metrics
-from graphformer.tasks.run import HISTORY, Run, is_first_process, train
+from graphformer.tasks.run import HISTORY, Machine, Run, is_first_process, train
 from graphformer.tasks.schedule import FALLS, RiseAndFall
 from graphformer.tasks.translation.attending import Attending
 from graphformer.tasks.translation.bootstrap import resample
@@ -28,7 +30,7 @@ from graphformer.tasks.translation.corpus import (
     lengths_of,
     make_loader,
 )
-from graphformer.tasks.translation.decoding import best_of
+from graphformer.tasks.translation.decoding import MORE, best_of, find
 from graphformer.tasks.translation.examples import TrainingText, read_training
 from graphformer.tasks.translation.kept import KeptWeights, describe
 from graphformer.tasks.translation.learner import TranslationLearner
@@ -65,14 +67,16 @@ class Task:
     device: torch.device
     tokenize: str = "13a"
 
-    def check(self) -> None:
+    def check(self, machine: Machine) -> None:
         """Does nothing where all runs can begin.
 
         Raises:
-            ValueError: a notation cannot be read, sizes do not fit each other, or a sentence is
-                too long for a batch.
+            ValueError: a notation cannot be read, sizes do not fit each other, a sentence is too
+                long for a batch, or what needs a validation would get none.
         """
-        self._load()
+        batches, _ = self._load()
+        alone = (machine.devices, machine.num_nodes) == (1, 1)
+        self.course.check_validated(len(batches) if alone else 1)
         shortest = min((source for source, _ in self._training.pairs), key=len)
         best_of(self._translator(), [shortest], self.search)
 
@@ -118,12 +122,14 @@ class Task:
         """The quality of the translated test set, printed with samples; `out` keeps both sides."""
         sources, references = map(list, zip(*self.text.test, strict=True))
         start = time.monotonic()
-        found = best_of(translator, sources, self.search, "the test set")
+        each = [one for one, *_ in find(translator, sources, self.search, name="the test set")]
+        found, num_cut = [one.text for one in each], sum(one.is_cut for one in each)
         quality = measure(found, references, self.tokenize)
         for name, lines in ((SOURCES, sources), (REFERENCES, references), (HYPOTHESES, found)):
             write_text(out / name, "\n".join(lines) + "\n")
         print(show_samples(sources, found, references))
-        print(f"test set of {len(found):,}, translated in {time.monotonic() - start:.0f} s")
+        cut = f"; {num_cut:,} of them are cut at their limit" if num_cut else ""
+        print(f"test set of {len(found):,}, translated in {time.monotonic() - start:.0f} s{cut}")
         print(quality, resample({"test": found}, references, self.tokenize), sep="\n")
         return quality
 
@@ -138,9 +144,9 @@ class Task:
             data=text.name,
             split=f"{sizes} and {len(text.test):,} test pairs",
             protocol=(
-                f"test set, {describe(course)}, beam {search.beam}, length penalty "
-                f"{search.length_penalty:g}; validation_bleu and validation_exact_match: first "
-                f"{course.watched} validation pairs, greedy; {signature(self.tokenize)}"
+                f"test set, {describe(course)}, {search.protocol}; validation_bleu and "
+                f"validation_exact_match: first {course.watched} validation pairs, greedy; "
+                f"{signature(self.tokenize)}"
             ),
             device=self.device,
             precision=course.precision,
@@ -154,15 +160,21 @@ class Task:
             else tokenizer.get_vocab_size()
         )
         model = self.attending.make_model(ids, self.size)
-        return Translator(model, tokenizer, self._characters)
+        return Translator(model, tokenizer, *self._facts)
 
     @cached_property
-    def _characters(self) -> str:
-        """The characters of the training text, which a vocabulary of bytes does not tell."""
+    def _facts(self) -> tuple[str, float]:
+        """What a translator knows of the training text: its characters and its growth.
+
+        The former a vocabulary of bytes does not tell. For the latter, in characters, translations
+        are long enough but for one in a thousand: an outlier would keep all others from an end.
+        """
         found: set[str] = set()
-        for pair in self._training.pairs:
-            found.update(*pair)
-        return "".join(sorted(found))
+        growths = array("d")
+        for source, target in self._training.pairs:
+            found.update(source, target)
+            growths.append((len(target) - MORE) / len(source))
+        return "".join(sorted(found)), max(2.0, float(np.quantile(growths, 0.999)))
 
     @cached_property
     def _training(self) -> TrainingText:

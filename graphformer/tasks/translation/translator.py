@@ -27,6 +27,7 @@ class Translator:
         tokenizer: the joint vocabulary, or those of (source, target).
         characters: those of the training text; where left out, those that the vocabulary has, to
             which none is unknown where it is one of bytes.
+        growth: a translation gets at most so many tokens for each of its source, and 20 more.
     """
 
     def __init__(
@@ -34,8 +35,10 @@ class Translator:
         model: Translating,
         tokenizer: Tokenizer | tuple[Tokenizer, Tokenizer],
         characters: str = "",
+        growth: float = 2.0,
     ) -> None:
-        self.model, self.tokenizer, self.characters = model, tokenizer, characters
+        self.model, self.tokenizer = model, tokenizer
+        self.characters, self.growth = characters, growth
         self.source_tokenizer, self.target_tokenizer = of_each(tokenizer)
 
     def translate(
@@ -78,8 +81,8 @@ class Translator:
         folder = Path(folder)
         for name, tokenizer in named(self.tokenizer).items():
             vocabulary.save(tokenizer, folder / name)
-        files, notes = list(named(self.tokenizer)), {"characters": self.characters}
-        save_model(self.model, folder, files, notes)
+        notes = {"characters": self.characters, "growth": self.growth}
+        save_model(self.model, folder, list(named(self.tokenizer)), notes)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **settings: Any) -> Translator:
@@ -100,7 +103,13 @@ class Translator:
                 f"{saved.folder} holds a {saved.kind}, which translates nothing: a translator is a "
                 f"{' or a '.join(KINDS)}"
             )
-        joint = JOINT in saved.config["files"]
+        files = saved.config["files"]
+        joint = JOINT in files
+        if not joint and not set(SEPARATE) <= files.keys():
+            raise ValueError(
+                f"{saved.folder} holds a model without {JOINT} (or {' and '.join(SEPARATE)}): save "
+                "it as a Translator, with its vocabulary"
+            )
         tokenizers = [read_tokenizer(saved, name) for name in ([JOINT] if joint else SEPARATE)]
         model: Any = load_model(saved, KINDS[saved.kind], **settings)
         for each, table in zip(tokenizers, (model.source, model.target), strict=False):
@@ -109,8 +118,9 @@ class Translator:
                     f"{saved.folder} has a vocabulary of {each.get_vocab_size():,} ids, and a "
                     f"model for {table.weight.shape[0]:,}: save both together"
                 )
+        tokenizer = tokenizers[0] if joint else (tokenizers[0], tokenizers[1])
         characters = str(saved.config.get("characters", ""))
-        return cls(model, tokenizers[0] if joint else (tokenizers[0], tokenizers[1]), characters)
+        return cls(model, tokenizer, characters, float(saved.config.get("growth", 2.0)))
 
 
 def named(tokenizer: Tokenizer | tuple[Tokenizer, Tokenizer]) -> dict[str, Tokenizer]:
