@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from graphformer import TokenGraph
+from graphformer import TokenGraph, sequences
+from graphformer.models.decode import beam_search
+from graphformer.models.sequence import Size, Transformer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -103,3 +105,53 @@ def test_a_training_step_on_a_large_graph_learns(module: Callable[[str], Any]) -
     first = step.loss
     step.run()
     assert step.loss < first
+
+
+# Parts of our Transformer, and what `torch.nn.Transformer` calls them.
+PARTS = (
+    ("source", "table"),
+    ("encoder.", "core.encoder.layers."),
+    ("decoder.", "core.decoder.layers."),
+    ("encoder_norm", "core.encoder.norm"),
+    ("decoder_norm", "core.decoder.norm"),
+    ("attention.layer.projection.", "self_attn.in_proj_"),
+    ("cross.layer.projection.", "multihead_attn.in_proj_"),
+    ("attention.layer.output", "self_attn.out_proj"),
+    ("cross.layer.output", "multihead_attn.out_proj"),
+    ("feed_forward.layer.expand", "linear1"),
+    ("feed_forward.layer.contract", "linear2"),
+    ("attention.norm", "norm1"),
+    ("cross.norm", "norm2"),
+)
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor:UserWarning")
+@torch.no_grad()
+def test_the_translator_that_ours_is_measured_against_computes_and_finds_the_same(
+    module: Callable[[str], Any],
+) -> None:
+    peers, size = module("translation_peers"), Size(dim=16, heads=2, layers=2, hidden=24)
+    ours, theirs = Transformer(20, size).eval(), peers.TorchTranslator(20, size).eval()
+    weights = {called_by_torch(name): 3 * weight for name, weight in ours.named_parameters()}
+    theirs.load_state_dict(weights | {"places": theirs.places})
+    ours.load_state_dict({name: 3 * weight for name, weight in ours.state_dict().items()})
+    sources = [torch.randint(4, 20, (length,)) for length in (5, 2, 7)]
+    targets = [torch.randint(4, 20, (length,)) for length in (6, 3, 4)]
+    source, target = (
+        nn.utils.rnn.pad_sequence(each, batch_first=True) for each in (sources, targets)
+    )
+    memory = theirs.encode(source, source == 0)
+    hidden = theirs.decode(target, memory, source == 0)[target != 0]
+    expected = ours(sequences(sources), sequences(targets))
+    torch.testing.assert_close(theirs.logits(hidden), expected, rtol=1e-3, atol=1e-4)
+    found = peers.search(theirs, source, source == 0, 3, 9)
+    best = beam_search(ours, sequences(sources), begin=2, end=-1, beam=3, max_length=9)
+    assert [each[0].ids.tolist() for each in best] == found[:, 1:].tolist()
+
+
+def called_by_torch(name: str) -> str:
+    """What `torch.nn.Transformer` calls a parameter of ours."""
+    of_decoder = name.startswith("decoder.")
+    for ours, theirs in PARTS:
+        name = name.replace(ours, theirs)
+    return name.replace("feed_forward.norm", "norm3" if of_decoder else "norm2")
