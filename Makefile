@@ -27,19 +27,27 @@ bench: .venv/.all                ## beside bare torch, PyG and others, and the p
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/planner.py
 
-kernels:                         ## the C++ kernels by themselves, under sanitizers
+kernels:                         ## the C++ kernels by themselves, under sanitizers; Clang builds them too if it is there
 	cmake -S graphformer/csrc -B build/checks -DGRAPHFORMER_CHECKS=ON
 	cmake --build build/checks --parallel 2
 	build/checks/check_kernels
+	@if command -v clang++ >/dev/null; then \
+		cmake -S graphformer/csrc -B build/clang -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_CXX_FLAGS=-Werror \
+			&& cmake --build build/clang --parallel 2; \
+	else echo "there is no clang++: only $$(c++ --version | head -n 1) built the kernels"; fi
 
 fallback: .venv/.all             ## where no compiler is: the install succeeds, and the tests pass
 	CXX=/bin/false $(INSTALL) --quiet --no-deps --upgrade --config-settings build-dir=build/no-kernels \
 		--target build/fallback .
 	test -f build/fallback/graphformer/__init__.py
 	test ! -e build/fallback/graphformer/csrc/libgraphformer_kernels.so
+	packages=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+		&& python=$$(pwd)/$(BIN)/python && cd build/fallback \
+		&& PYTHONPATH=$$packages $$python -S -m graphformer info | grep 'fallback.*pip install'
 	GRAPHFORMER_KERNELS=nowhere OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto \
 		tests/test_sparse*.py tests/test_backends_agree.py tests/test_crossover.py \
-		tests/test_compare.py tests/test_drop_ins*.py
+		tests/test_compare.py tests/test_drop_ins*.py tests/test_dense.py tests/test_layers.py \
+		tests/test_models.py tests/test_best.py tests/test_own_functions.py tests/test_calibration.py
 
 clean:                           ## back to a fresh clone
 	rm -rf .venv build demo dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -16,8 +16,11 @@ from graphformer.graph import TokenGraph
 from graphformer.planner import Plan, make_plan
 from graphformer.refusals import check_kinds, check_made_for, check_operands
 from graphformer.scores import Bias, DotProduct, Score
+from graphformer.scores.alike import planned_for
 
 NORMALIZERS = ("softmax", "sum", "none")
+# Plans that a graph keeps: more than a model asks for.
+MOST_PLANS = 256
 _DOT_PRODUCT = DotProduct()
 
 
@@ -88,12 +91,11 @@ def attend_prepared(
     )  # fmt: skip
     found = graph.plans.get(key)
     if found is None:
-        found = graph.plans[key] = _new_plan(graph, key)
+        found = _first_plan(graph, score, key)
     request = found.request
     if request.graph is not graph or request.score is not score:
         # A graph with other edge data, or a score with other weights, shares plans and indexes.
-        request = request.on(graph)
-        object.__setattr__(request, "score", score)
+        request = request.on(graph, score)
         if request.graph.edge_data and not torch.compiler.is_compiling():
             _check_edge_data(request)
     if not graph.queries.num_tokens or not graph.keys.num_tokens:
@@ -209,8 +211,7 @@ def _key(
         if name not in asked:
             raise TypeError(f"a plan has no setting {name!r}; known are {', '.join(asked)}")
     asked |= settings
-    kind = score if score.planned_as is None else score.planned_as
-    return _Key(score=kind, heads=heads, dim=dim, dtype=dtype, grad=training, **asked)
+    return _Key(score=planned_for(score), heads=heads, dim=dim, dtype=dtype, grad=training, **asked)
 
 
 def _keys(
@@ -233,11 +234,26 @@ def _keys(
 
 
 def _plan_one(graph: TokenGraph, key: _Key) -> Plan:
+    made = _kept_plan(graph, key)
+    if made.backend is dense and graph.queries.num_tokens and graph.keys.num_tokens:
+        dense.prepare_compiled(made.request)
+    return made
+
+
+def _first_plan(graph: TokenGraph, score: Score, key: _Key) -> Plan:
+    """The plan of a score that the graph has not seen: that of one alike, or a new one."""
+    if not torch.compiler.is_compiling():
+        key = key._replace(score=planned_for(score))
+    return _kept_plan(graph, key)
+
+
+def _kept_plan(graph: TokenGraph, key: _Key) -> Plan:
     made = graph.plans.get(key)
     if made is None:
         made = graph.plans[key] = _new_plan(graph, key)
-    if made.backend is dense and graph.queries.num_tokens and graph.keys.num_tokens:
-        dense.prepare_compiled(made.request)
+        # Scores that are like no other, made anew in each call, would never be let go.
+        for oldest in list(graph.plans)[:-MOST_PLANS]:
+            graph.plans.pop(oldest, None)
     return made
 
 

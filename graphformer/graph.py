@@ -364,6 +364,8 @@ class TokenGraph:
 
     def _sort_by_query(self) -> CompressedRows:
         key, query = self.edge_index
+        # Who has the edges may have changed them: kernels would read what is not there.
+        edges_of.check_range(self.edge_index, self.queries.num_tokens, self.keys.num_tokens)
         return compress(query, key, self.queries.num_tokens, self.keys.num_tokens)
 
     def _sort_by_key(self) -> CompressedRows:

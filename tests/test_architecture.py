@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,6 +71,12 @@ def test_imports_run_one_way(path: Path) -> None:
 def test_core_imports_neither_training_nor_text_nor_plots(path: Path) -> None:
     if part_of(path) not in OUTER:
         assert not {name[0] for name in imported(path)} & HEAVY
+
+
+def test_an_import_leaves_no_file_behind(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", "import graphformer"], env=environment, check=True)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -15,6 +15,7 @@ import yaml
 
 import graphformer
 from graphformer import cli, options
+from graphformer.backends import kernels
 from graphformer.data import published_files
 from graphformer.tasks import info as information
 
@@ -180,7 +181,8 @@ def test_arguments_are_called_as_one_types_them(message: str, expected: str) -> 
         (
             "translate fit --model lstm --decoder.score Gaussian()",
             "--decoder.score is Gaussian(), and an LSTM reads its tokens one after another, with "
-            "no graph among them: leave it out, or write --model transformer",
+            "no graph among them: leave it out, or where a --config has it write --decoder.score "
+            "null; or write --model transformer",
         ),
         (
             "translate fit --encoder.topologie window(2)",
@@ -290,6 +292,22 @@ def test_info_says_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for word in ("python", "torch", "thread", "reference", "kernels", "missing      nothing"):
         assert word in shown
+
+
+def test_info_says_how_to_get_kernels(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GRAPHFORMER_KERNELS", "/nowhere/kernels.so")
+    kernels._load.cache_clear()
+    try:
+        information.info()
+    finally:
+        kernels._load.cache_clear()
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "kernels.so" in line)
+    assert line == (
+        "kernels      none: its C++ kernels are not there (/nowhere/kernels.so): install GCC or "
+        "Clang, then graphformer again from its source: pip install --force-reinstall --no-deps ."
+    )
 
 
 def test_info_says_how_to_get_what_is_missing() -> None:

@@ -10,7 +10,7 @@ from cases import EXECUTORS, SCORES
 from torch import Tensor
 
 import graphformer as gf
-from graphformer.backends import executors
+from graphformer.backends import executors, kernels
 from graphformer.tokens import Tokens, sequences
 
 pytestmark = [
@@ -32,6 +32,9 @@ CASES = [
     ("linear", "kernel", gf.causal()),
     ("reference", "gatv2", gf.window(3)),
     ("reference", "edge dot", gf.edges("bond")),
+    ("sparse", "dot", gf.window(3)),
+    ("sparse", "edge dot", gf.edges("bond")),
+    ("sparse", "gatv2 of edges", gf.edges("bond")),
 ]
 
 
@@ -70,6 +73,8 @@ def compiled_and_counted(loss: Callable[..., Tensor]) -> tuple[Callable[..., Ten
 
 @pytest.mark.parametrize(("backend", "score", "topology"), CASES, ids=str)
 def test_ten_sizes_compile_twice_at_most(backend: str, score: str, topology: gf.Topology) -> None:
+    if backend == "sparse" and kernels.why_missing():
+        pytest.skip(str(kernels.why_missing()))
     make, normalize = SCORES[score]
     module = make(HEADS, DIM)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any
 
 import pytest
@@ -106,6 +107,34 @@ def in_parts() -> nn.Module:
     return layer
 
 
+def with_own(caller: str) -> nn.Module:
+    layer = pyg.GATConv(4, 4)
+    setattr(layer, caller, lambda *_, **__: 1 / 0)
+    return layer
+
+
+def wrapped() -> nn.Module:
+    layer = pyg.GCNConv(4, 4)
+    layer.propagate = functools.wraps(layer.propagate)(lambda *_, **__: 1 / 0)
+    return layer
+
+
+def with_watched_sums() -> nn.Module:
+    layer = pyg.GATConv(4, 4)
+    layer.aggr_module.register_forward_hook(lambda *_: None)
+    return layer
+
+
+def with_sums_of_its_own() -> nn.Module:
+    layer = pyg.GATConv(4, 4)
+    layer.aggr_module.forward = lambda *_, **__: 1 / 0
+    return layer
+
+
+ON_META = "its weights are on meta, and edges have kernels on the CPU alone"
+IN_FLOAT16 = "its weights are torch.float16, for which edges have no kernels"
+
+
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
@@ -120,6 +149,13 @@ def in_parts() -> nn.Module:
         (pyg.GCNConv(4, 4, aggr="max"), "its messages are aggregated by MaxAggregation()"),
         (pyg.GATConv(4, 4, dropout=1.0), "it drops everything"),
         (in_parts(), "its features are taken in 2 parts"),
+        (with_own("propagate"), "its messages are not PyG's own"),
+        (with_own("edge_updater"), "its messages are not PyG's own"),
+        (wrapped(), "its messages are not PyG's own"),
+        (with_watched_sums(), "its aggregation has hooks, or a forward of its own"),
+        (with_sums_of_its_own(), "its aggregation has hooks, or a forward of its own"),
+        (pyg.GCNConv(4, 4).to("meta"), ON_META),
+        (pyg.TransformerConv(4, 4).half(), IN_FLOAT16),
         (nn.MultiheadAttention(4, 2, add_bias_kv=True), "it has add_bias_kv"),
         (nn.MultiheadAttention(4, 2, add_zero_attn=True), "it has add_zero_attn"),
     ],
@@ -131,6 +167,38 @@ def test_what_might_differ_is_left_and_says_why(layer: nn.Module, reason: str) -
     assert swaps.left == {"layer": reason}
     assert type(layer) is kind
     assert str(swaps) == f"swapped 0, left 1\n  layer  left: {reason}"
+
+
+def test_torchs_attention_is_swapped_wherever_it_is() -> None:
+    for layer in (nn.MultiheadAttention(4, 2).to("meta"), nn.MultiheadAttention(4, 2).half()):
+        assert gf.accelerate(layer).left == {}
+        assert type(layer) is ours.MultiheadAttention
+
+
+def test_a_layer_that_was_explained_is_swapped() -> None:
+    layer = explained()
+    layer.explain = None
+    assert "propagate" in vars(layer)
+    assert gf.accelerate(layer).left == {}
+    with attending():
+        layer(torch.randn(4, 4), EDGE_INDEX)
+
+
+@pytest.mark.parametrize("caller", ["propagate", "edge_updater"])
+def test_what_is_set_on_a_swapped_layer_is_called(caller: str) -> None:
+    layer = pyg.GATConv(4, 4)
+    gf.accelerate(layer)
+    setattr(layer, caller, lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        layer(torch.randn(4, 4), EDGE_INDEX)
+
+
+def test_hooks_on_the_aggregation_of_a_swapped_layer_are_called() -> None:
+    layer, seen = pyg.GATConv(4, 4), []
+    gf.accelerate(layer)
+    layer.aggr_module.register_forward_hook(lambda *_: seen.append(1))
+    layer(torch.randn(4, 4), EDGE_INDEX)
+    assert seen == [1]
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -53,6 +53,22 @@ def test_a_density_of_no_pairs_is_zero() -> None:
 
 
 @pytest.mark.parametrize(
+    ("row", "number", "message"),
+    [
+        (0, 10**6, r"edge_index\[0\] holds the key 1000005"),
+        (1, -2, r"the query -2, but there are 7"),
+    ],
+)
+def test_edges_changed_to_what_is_no_token_are_not_sorted(
+    row: int, number: int, message: str
+) -> None:
+    graph = gf.TokenGraph.from_edge_index(GIVEN, 7)
+    graph.edge_index[row] += number
+    with pytest.raises(ValueError, match=message):
+        _ = graph.csc
+
+
+@pytest.mark.parametrize(
     "topology", [gf.edges("bond") | gf.self_loops(), gf.window(1), gf.causal() - gf.complete()]
 )
 def test_compressed_rows_hold_the_same_edges(topology: gf.Topology) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,11 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from cases import assert_close, make_case
+from cases import assert_close, errors, make_case
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 import graphformer as gf
 from graphformer.backends import kernels, operators
@@ -47,11 +45,16 @@ def make_graph(num_queries: int, num_keys: int, num_edges: int, seed: int = 0) -
 
 
 def results(
-    graph: gf.TokenGraph, operands: list[Tensor], backend: str, **settings: Any
+    graph: gf.TokenGraph,
+    operands: list[Tensor],
+    backend: str,
+    autocast: bool = False,
+    **settings: Any,
 ) -> dict[str, Tensor]:
     """Output and gradients."""
     leaves = [x.clone().requires_grad_() for x in operands]
-    attended = gf.attend(*leaves, graph, backend=backend, **settings)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        attended = gf.attend(*leaves, graph, backend=backend, **settings)
     generator = torch.Generator().manual_seed(1)
     outside = torch.randn(attended.shape, generator=generator, dtype=torch.float64)
     gradients = torch.autograd.grad(attended, leaves, outside.bfloat16().to(attended.dtype))
@@ -228,37 +231,6 @@ def test_memory_grows_with_tokens_and_edges_apart() -> None:
     assert kilobytes * 1024 < 12 * tokens + 4 * edges + 2**24
 
 
-# ---- processes ----
-
-
-class Attentions(Dataset[Tensor]):
-    """Each item is one attention, on two threads."""
-
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.graph = make_graph(300, 300, 9_000)
-        self.operands = [torch.randn(300, 4, 8, generator=generator) for _ in range(3)]
-
-    def __len__(self) -> int:
-        return 2
-
-    def __getitem__(self, item: int) -> Tensor:
-        torch.set_num_threads(2)
-        return results(self.graph, self.operands, "sparse")["gradient of key"]
-
-
-@needs_kernels
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
-def test_kernels_run_in_workers(method: str, threads: Callable[[int], None]) -> None:
-    dataset = Attentions()
-    threads(2)
-    expected = dataset[0]
-    loader = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context=method)
-    for found in loader:
-        assert torch.equal(found, expected)
-
-
 @needs_kernels
 def test_a_graph_is_bound_where_it_is_whatever_the_default_device() -> None:
     operands = [normal(5, 2, 3), normal(6, 2, 3), normal(6, 2, 3)]
@@ -362,14 +334,26 @@ def test_compiled_attention_is_the_same(score: str, dropout: float) -> None:
     torch.testing.assert_close(both[0], both[1])
 
 
+class RoundedTerms(gf.Gaussian):
+    """What a Gaussian is whose terms are cast as products are."""
+
+    def query_term(self, query: Tensor, side: gf.Side) -> Tensor:
+        return super().query_term(query, side).bfloat16().to(query.dtype)
+
+    def key_term(self, key: Tensor, side: gf.Side) -> Tensor:
+        return super().key_term(key, side).bfloat16().to(key.dtype)
+
+
 @needs_kernels
 def test_autocast_keeps_terms_precise() -> None:
+    """Scores so narrow that what rounded terms would give is farther off than rounded products."""
     graph = make_graph(30, 30, 300)
-    operands = [normal(30, 2, 8) for _ in range(3)]
-    rounded = [x.bfloat16().double() for x in operands]
-    score = gf.Gaussian(3.0)
-    with torch.autocast("cpu", torch.bfloat16):
-        out = gf.attend(*operands, graph, score, backend="sparse")
-    assert out.dtype == torch.bfloat16
-    expected = gf.attend(*rounded, graph, score, backend="reference")
-    assert (out - expected).norm() < 1e-2 * expected.norm()
+    operands = [normal(30, 2, 8, torch.bfloat16).float() for _ in range(3)]
+    found = results(graph, operands, "sparse", autocast=True, score=gf.Gaussian(0.5))
+    assert [x.dtype for x in found.values()] == [torch.bfloat16, *[torch.float32] * 3]
+    expected, rounded = (
+        results(graph, [x.double() for x in operands], "reference", score=score)
+        for score in (gf.Gaussian(0.5), RoundedTerms(0.5))
+    )
+    assert_close(found, expected, 4e-3)
+    assert min(errors(rounded, expected).values()) > 4e-3

@@ -22,6 +22,8 @@ HOW_TO_GET = (
 INTERFACE = 8
 # Bytes from which on a tensor is worth larger pages.
 LARGE = 1 << 22
+# A fork has none of the threads of torch's team, which does not know.
+_PROCESS = os.getpid()
 
 SETS = ("avx512", "avx2", "portable")
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
@@ -297,8 +299,11 @@ def _team_of_torch() -> int | None:
     """The address of what starts a team of torch's OpenMP threads, or None where that is not found.
 
     Its threads wait busily for a while after each of torch's operations. Threads of our own would
-    have to wait for them.
+    have to wait for them. In a fork there are none of them, and whoever starts the team waits for
+    ever; kernels that were loaded before the fork know.
     """
+    if os.getpid() != _PROCESS:
+        return None
     for path in (Path(torch.__file__).parent / "lib").glob("libgomp*.so*"):
         try:
             # Loaded already: this asks for a handle, and never for a second runtime.

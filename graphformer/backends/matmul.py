@@ -99,7 +99,7 @@ class _Matmul(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "the dense backend's matrix products have no double backward; write "
-                "attend(..., backend='reference')"
+                "attend(..., backend='reference'), and in place of a drop-in keep torch's layer"
             )
         frame: _Frame = ctx.frame
         examples, heads = frame.num_examples, grad.shape[1]

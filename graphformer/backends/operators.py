@@ -327,7 +327,8 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             raise RuntimeError(
-                "the sparse backend has no double backward; write attend(..., backend='reference')"
+                "the sparse backend has no double backward; write attend(..., "
+                "backend='reference'), and in place of a drop-in keep PyG's layer"
             )
         saved = ctx.saved_tensors
         outputs, tensors = saved[-NUM_OUTPUTS:], saved[:-NUM_OUTPUTS]

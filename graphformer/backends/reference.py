@@ -36,6 +36,10 @@ class Equation(MessagePassing):
     def __init__(self) -> None:
         super().__init__(aggr="add", node_dim=0)
 
+    def _set_jittable_templates(self, raise_on_error: bool = False) -> None:
+        # PyG would write `propagate` anew, into a file that each process leaves behind.
+        pass
+
     def forward(
         self, request: Request, operands: Operands, edge_index: Tensor, pair: Pair, num_queries: int
     ) -> Attended:
@@ -43,7 +47,6 @@ class Equation(MessagePassing):
         size = (num_keys, num_queries)
         weights = self.edge_updater(
             edge_index,
-            size=size,
             query=(None, operands.query),
             key=(operands.key, None),
             query_term=(None, operands.query_term),
@@ -51,6 +54,7 @@ class Equation(MessagePassing):
             edge_query=(None, operands.edge_query),
             request=request,
             pair=pair,
+            num_queries=num_queries,
         )
         used = weights
         if request.dropout:
@@ -77,9 +81,9 @@ class Equation(MessagePassing):
         key_term_j: Tensor | None,
         edge_query_i: Tensor | None,
         index: Tensor,
-        size_i: int,
         request: Request,
         pair: Pair,
+        num_queries: int,
     ) -> Tensor:
         """The weights a_ij, [edge, head]."""
         score = request.score
@@ -105,9 +109,9 @@ class Equation(MessagePassing):
         if not request.pairwise:
             total = score.core(request.pointwise(total), pair)
         if request.normalize == "softmax":
-            return _softmax(total, index, size_i, request.may_hide_all)
+            return _softmax(total, index, num_queries, request.may_hide_all)
         if request.normalize == "sum":
-            norm = scatter(total, index, dim=0, dim_size=size_i)
+            norm = scatter(total, index, dim=0, dim_size=num_queries)
             return total / torch.where(norm == 0, 1.0, norm).index_select(0, index)
         return total
 

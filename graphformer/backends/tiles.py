@@ -106,7 +106,7 @@ class _Tiles(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "the dense backend's kernel has no double backward; write "
-                "attend(..., backend='reference')"
+                "attend(..., backend='reference'), and in place of a drop-in keep torch's layer"
             )
         query, key, value, log_sum = ctx.saved_tensors
         grad = _side_by_side(grad)

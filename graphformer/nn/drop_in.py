@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch_geometric import EdgeIndex
 from torch_geometric.nn.aggr import SumAggregation
 from torch_geometric.nn.conv import MessagePassing
@@ -20,7 +20,7 @@ from torch_geometric.utils import (
 )
 
 from graphformer.attend import attend
-from graphformer.backends import Attended
+from graphformer.backends import Attended, kernels
 from graphformer.graph import TokenGraph
 from graphformer.nn.memory import remembered
 from graphformer.scores import Score
@@ -29,7 +29,10 @@ Forward = TypeVar("Forward", bound=Callable[..., Any])
 
 # What PyG calls for each message: a class or a layer that has its own is not ours to replace.
 STEPS = ("message", "aggregate", "update", "edge_update", "message_and_aggregate")
-HOOKS = tuple(
+# What calls them.
+CALLERS = ("propagate", "edge_updater")
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+MESSAGE_HOOKS = tuple(
     f"_{step}_forward{kind}_hooks"
     for step in ("propagate", "message", "aggregate", "message_and_aggregate", "edge_update")
     for kind in ("_pre", "")
@@ -88,13 +91,27 @@ def why_not(layer: MessagePassing) -> str | None:
         return f"its messages are aggregated by {layer.aggr_module}"
     if layer.decomposed_layers != 1:
         return f"its features are taken in {layer.decomposed_layers} parts"
-    if any(layer.__dict__[name] for name in HOOKS):
+    if any(layer.__dict__[name] for name in MESSAGE_HOOKS):
         return "it has hooks on its messages"
+    if _is_observed(layer.aggr_module):
+        return "its aggregation has hooks, or a forward of its own"
     kind: Any = type(layer)
     if not _own_steps(kind) or not layer.__dict__.keys().isdisjoint(STEPS):
         return "its messages are not PyG's own"
+    if any(_is_replaced(layer, caller) for caller in CALLERS):
+        return "its messages are not PyG's own"
     if getattr(layer, "dropout", 0.0) >= 1:
         return "it drops everything"
+    return None
+
+
+def why_elsewhere(layer: MessagePassing) -> str | None:
+    """Why the kernels for edges cannot compute with the weights of a layer, or None."""
+    for weight in layer.parameters():
+        if weight.device.type != "cpu":
+            return f"its weights are on {weight.device}, and edges have kernels on the CPU alone"
+        if weight.dtype not in kernels.DTYPES:
+            return f"its weights are {weight.dtype}, for which edges have no kernels"
     return None
 
 
@@ -187,6 +204,19 @@ def _bind(edge_index: Tensor, ends: Ends) -> TokenGraph:
     ones = torch.ones((), device=edges.device).expand(edges.shape[1])
     num_keys = None if ends.num_keys == ends.num_queries else ends.num_keys
     return TokenGraph.from_edge_index(edges, ends.num_queries, num_keys, edge=ones)
+
+
+def _is_observed(module: nn.Module) -> bool:
+    """Whether a module has hooks, or a `forward` of its own."""
+    return any(getattr(module, name) for name in HOOKS) or "forward" in vars(module)
+
+
+def _is_replaced(layer: MessagePassing, caller: str) -> bool:
+    """Whether a layer has a caller of its own; explainers that left have put PyG's back."""
+    own = layer.__dict__.get(caller)
+    function = getattr(own, "__func__", own)
+    written = (vars(kind).get(f"_jinja_{caller}") for kind in type(layer).__mro__)
+    return own is not None and all(function is not each for each in written)
 
 
 @cache

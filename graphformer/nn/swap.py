@@ -24,12 +24,6 @@ DROP_INS: dict[Any, Any] = {
     torch_geometric.nn.GCNConv: GCNConv,
     nn.MultiheadAttention: MultiheadAttention,
 }
-HOOKS = (
-    "_forward_pre_hooks",
-    "_forward_hooks",
-    "_backward_pre_hooks",
-    "_backward_hooks",
-)
 
 
 @dataclass(frozen=True)
@@ -63,7 +57,8 @@ def accelerate(model: nn.Module) -> Swaps:
     A layer stays the object that it was, with its parameters, buffers, mode, device and places in
     the model: it changes its class, and with it `forward` alone. So optimizers, `state_dict`s and
     names stay valid. Layers whose results might differ are left, and the result says why:
-    subclasses, layers with hooks, an active explainer, settings that no drop-in has.
+    subclasses, layers with hooks, an active explainer, settings that no drop-in has. So are layers
+    of PyG that no kernel is for: on a GPU, or in float16.
 
     Args:
         model: a model with layers of PyG or torch, or such a layer.
@@ -97,11 +92,11 @@ def _why_left(module: nn.Module) -> str | None:
     """Why a layer of PyG or torch stays as it is, or None where a drop-in takes its place."""
     if type(module) not in DROP_INS:
         return f"{type(module).__name__} is a subclass, which may compute something else"
-    if any(getattr(module, name) for name in HOOKS):
+    if any(getattr(module, name) for name in drop_in.HOOKS):
         return "it has hooks"
     if "forward" in vars(module):
         return "it has a forward of its own"
     if isinstance(module, MessagePassing):
-        return drop_in.why_not(module)
+        return drop_in.why_not(module) or drop_in.why_elsewhere(module)
     assert isinstance(module, nn.MultiheadAttention)
     return multihead_attention.why_not(module)
