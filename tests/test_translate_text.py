@@ -115,7 +115,7 @@ def test_a_unigram_vocabulary_is_made_once(
     pairs, out = read_corpus(numbers).train, tmp_path / "run"
     made = KeptVocabulary(out, pairs, course(vocabulary_kind="unigram"))
     first = made.get()
-    made.keep(first)
+    made.keep(first, begins=True)
     monkeypatch.setattr(
         kept_vocabulary, "make_vocabulary", lambda *arguments: pytest.fail("is made again")
     )

@@ -22,6 +22,12 @@ template <class T> struct Tiles {
     static constexpr int L = WIDTH<A>;
     // Queries whose scores are there at a time.
     static constexpr int64_t BLOCK = 64;
+    // From one row of scores, or of turned rows, to the next: what is a power of two apart shares
+    // few places of a cache.
+    static int64_t apart(int64_t columns) {
+        int64_t width = padded<A>(columns);
+        return width % (4 * L) ? width : width + L;
+    }
     // Half a vector for half as many queries, where a whole one may take twice the time.
     static constexpr int NARROW = VECTOR_BYTES == 64 ? L / 2 : L;
 
@@ -36,7 +42,7 @@ template <class T> struct Tiles {
             int64_t keys = t.key_ptr[e + 1] - t.key_ptr[e];
             longest_keys = keys > longest_keys ? keys : longest_keys;
         }
-        columns = padded<A>(longest_keys);
+        columns = apart(longest_keys);
     }
 
     bool backward() const { return t.grad_out != nullptr; }
@@ -44,14 +50,14 @@ template <class T> struct Tiles {
 
     // What a worker computes in.
     struct Scratch {
-        A *query, *key_turned, *scores, *out, *value, *key;
+        A *query, *key_turned, *scores, *parts, *out, *value, *key;
         A *value_turned = nullptr, *grad_out = nullptr, *grad_scores = nullptr;
         A *grad_key = nullptr, *grad_value = nullptr;
         FewScratch<A> few;
 
         Scratch(const Tiles &p, Arena<A> &arena)
             : query(arena.take(BLOCK * p.dim)), key_turned(arena.take(p.dim * p.columns)),
-              scores(arena.take(BLOCK * p.columns)),
+              scores(arena.take(BLOCK * p.columns)), parts(arena.take(BLOCK)),
               out(arena.take(BLOCK * (p.dim > p.value_dim ? p.dim : p.value_dim))),
               value(arena.take(p.longest_keys * p.value_dim)),
               key(arena.take(p.longest_keys * p.dim)),
@@ -67,10 +73,11 @@ template <class T> struct Tiles {
     };
 
     // Scores of what is no edge become minus infinity.
-    void hide(int64_t example, int64_t first, int64_t rows, int64_t keys, int64_t width,
-              A *scores) const {
+    void hide(int64_t example, int64_t first, int64_t rows, int64_t keys, A *scores,
+              int64_t stride) const {
+        int64_t width = padded<A>(keys);
         for (int64_t row = 0; row < rows; ++row) {
-            A *s = scores + row * width;
+            A *s = scores + row * stride;
             int64_t heard = t.causal && first + row + 1 < keys ? first + row + 1 : keys;
             for (int64_t key = heard; key < width; ++key) s[key] = -Numbers<A>::infinity;
             if (!t.mask) continue;
@@ -80,8 +87,10 @@ template <class T> struct Tiles {
         }
     }
 
-    // Weights in place of scores; returns the log-sum-exp, infinite where nothing is heard.
-    static A weigh(A *s, int64_t width) {
+    // Weights in place of scores, but for a factor of all; returns the log-sum-exp, infinite where
+    // nothing is heard.
+    static A weigh(A *s, int64_t width, A &factor) {
+        factor = 1;
         vec<A, L> most = load<A, L>(s);
         for (int64_t at = L; at < width; at += L) most = larger(load<A, L>(s + at), most);
         A shift = most[0];
@@ -98,8 +107,8 @@ template <class T> struct Tiles {
             store<A, L>(s + at, one);
             sum += one;
         }
-        A total = sum_lanes<A, L>(sum), part = 1 / total;
-        for (int64_t at = 0; at < width; at += L) store<A, L>(s + at, part * load<A, L>(s + at));
+        A total = sum_lanes<A, L>(sum);
+        factor = 1 / total;
         return shift + log<A, L>(all<A, L>(total))[0];
     }
 
@@ -121,9 +130,9 @@ template <class T> struct Tiles {
         copy_rows(in(t.query) + start, t.query_stride, rows, t.dim, A(t.scale), w.query);
         int64_t heard = t.causal && first + rows < keys ? first + rows : keys;
         int64_t width = padded<A>(heard);
-        multiply<A>({w.query, dim, 1}, w.key_turned, padded<A>(keys), rows, t.dim, width, w.scores,
-                    width, false);
-        hide(example, first, rows, heard, width, w.scores);
+        multiply<A>({w.query, dim, 1}, w.key_turned, apart(keys), rows, t.dim, width, w.scores,
+                    apart(keys), false);
+        hide(example, first, rows, heard, w.scores, apart(keys));
         return width;
     }
 
@@ -135,8 +144,8 @@ template <class T> struct Tiles {
             if (queries <= L) return Few<T, L>{t}.run(w.few, example, kv_head);
         }
         int64_t key_start = begin * t.key_stride + kv_head * t.key_head;
-        int64_t value_start = begin * t.value_stride + kv_head * t.value_head;
-        turn_rows(in(t.key) + key_start, t.key_stride, keys, t.dim, padded<A>(keys), w.key_turned);
+        int64_t value_start = begin * t.value_stride + kv_head * t.value_head, stride = apart(keys);
+        turn_rows(in(t.key) + key_start, t.key_stride, keys, t.dim, stride, w.key_turned);
         copy_rows(in(t.value) + value_start, t.value_stride, keys, t.value_dim, A(1), w.value);
         for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head)
             for (int64_t first = 0; first < queries; first += BLOCK) {
@@ -147,25 +156,27 @@ template <class T> struct Tiles {
                 A *log_sum = static_cast<A *>(t.log_sum);
                 bool all_hear = true;
                 for (int64_t row = 0; row < rows; ++row) {
-                    A sum = keys ? weigh(w.scores + row * width, width) : Numbers<A>::infinity;
+                    A *s = w.scores + row * stride, sum = Numbers<A>::infinity;
+                    if (keys) sum = weigh(s, width, w.parts[row]);
                     if (log_sum) log_sum[(from + row) * t.heads + head] = sum;
                     all_hear &= sum != Numbers<A>::infinity;
-                    if (t.dropout > 0) drop_weights(w.scores + row * width, width, from + row, head);
+                    if (t.dropout > 0) drop_weights(s, width, from + row, head);
                 }
-                multiply<A>({w.scores, width, 1}, w.value, value_dim, rows, heard, value_dim, w.out,
+                multiply<A>({w.scores, stride, 1}, w.value, value_dim, rows, heard, value_dim, w.out,
                             value_dim, false);
-                if (!all_hear) silence(w, rows, width);
-                int64_t stride = t.heads * t.value_dim;
-                T *out = static_cast<T *>(t.out) + from * stride + head * t.value_dim;
-                write_rows(w.out, rows, t.value_dim, A(1), out, stride);
+                if (!all_hear) silence(w, rows, width, stride);
+                T *out = static_cast<T *>(t.out) + (from * t.heads + head) * t.value_dim;
+                for (int64_t row = 0; row < rows; ++row)
+                    write_row(w.out + row * value_dim, t.value_dim, keys ? w.parts[row] : A(1),
+                              out + row * t.heads * t.value_dim);
             }
     }
 
     // Zeros for queries that hear nothing: weights of zero would let infinite values through.
-    void silence(const Scratch &w, int64_t rows, int64_t width) const {
+    void silence(const Scratch &w, int64_t rows, int64_t width, int64_t stride) const {
         for (int64_t row = 0; row < rows; ++row) {
             bool any = false;
-            for (int64_t key = 0; key < width && !any; ++key) any = w.scores[row * width + key] != 0;
+            for (int64_t key = 0; key < width && !any; ++key) any = w.scores[row * stride + key] != 0;
             if (any) continue;
             for (int64_t at = 0; at < value_dim; ++at) w.out[row * value_dim + at] = 0;
         }
@@ -175,9 +186,9 @@ template <class T> struct Tiles {
         int64_t begin = t.key_ptr[example], keys = t.key_ptr[example + 1] - begin;
         int64_t queries = t.query_ptr[example + 1] - t.query_ptr[example];
         int64_t key_start = begin * t.key_stride + kv_head * t.key_head;
-        int64_t value_start = begin * t.value_stride + kv_head * t.value_head;
-        turn_rows(in(t.key) + key_start, t.key_stride, keys, t.dim, padded<A>(keys), w.key_turned);
-        turn_rows(in(t.value) + value_start, t.value_stride, keys, t.value_dim, padded<A>(keys),
+        int64_t value_start = begin * t.value_stride + kv_head * t.value_head, stride = apart(keys);
+        turn_rows(in(t.key) + key_start, t.key_stride, keys, t.dim, stride, w.key_turned);
+        turn_rows(in(t.value) + value_start, t.value_stride, keys, t.value_dim, stride,
                   w.value_turned);
         copy_rows(in(t.key) + key_start, t.key_stride, keys, t.dim, A(1), w.key);
         memset(w.grad_key, 0, keys * dim * sizeof(A));
@@ -187,52 +198,51 @@ template <class T> struct Tiles {
                 int64_t rows = queries - first < BLOCK ? queries - first : BLOCK;
                 add_block(w, example, head, first, rows, keys);
             }
-        int64_t stride = t.kv_heads * t.dim;
-        T *to = static_cast<T *>(t.grad_key) + begin * stride + kv_head * t.dim;
-        write_rows(w.grad_key, keys, t.dim, A(1), to, stride);
-        stride = t.kv_heads * t.value_dim;
-        to = static_cast<T *>(t.grad_value) + begin * stride + kv_head * t.value_dim;
-        write_rows(w.grad_value, keys, t.value_dim, A(1), to, stride);
+        int64_t place = begin * t.kv_heads + kv_head;
+        T *to = static_cast<T *>(t.grad_key) + place * t.dim;
+        write_rows(w.grad_key, keys, t.dim, A(1), to, t.kv_heads * t.dim);
+        to = static_cast<T *>(t.grad_value) + place * t.value_dim;
+        write_rows(w.grad_value, keys, t.value_dim, A(1), to, t.kv_heads * t.value_dim);
     }
 
     void add_block(Scratch &w, int64_t example, int64_t head, int64_t first, int64_t rows,
                    int64_t keys) const {
         int64_t from = t.query_ptr[example] + first;
         int64_t width = keys ? score(w, example, head, first, rows, keys) : 0;
-        int64_t heard = width < keys ? width : keys;
-        const A *log_sum = static_cast<const A *>(t.log_sum);
-        for (int64_t row = 0; row < rows; ++row) {
-            A sum = log_sum[(from + row) * t.heads + head], *s = w.scores + row * width;
-            for (int64_t at = 0; at < width; at += L)
-                store<A, L>(s + at, exp<A, L>(load<A, L>(s + at) - sum));
-        }
+        int64_t heard = width < keys ? width : keys, stride = apart(keys);
         int64_t start = from * t.grad_stride + head * t.grad_head;
         copy_rows(in(t.grad_out) + start, t.grad_stride, rows, t.value_dim, A(1), w.grad_out);
-        multiply<A>({w.grad_out, value_dim, 1}, w.value_turned, padded<A>(keys), rows, t.value_dim,
-                    width, w.grad_scores, width, false);
-        for (int64_t row = 0; row < rows; ++row) {
-            A *s = w.scores + row * width, *g = w.grad_scores + row * width;
-            vec<A, L> sum{};
-            for (int64_t at = 0; at < width; at += L) {
-                // What is not heard has no gradient, however large its value is.
-                vec<A, L> weight = load<A, L>(s + at), slope = load<A, L>(g + at);
-                slope = weight == 0 ? vec<A, L>{} : slope;
-                if (t.dropout > 0) slope = drop(slope, from + row, head, at);
-                store<A, L>(g + at, slope);
-                sum += weight * slope;
-            }
-            A mean = sum_lanes<A, L>(sum);
-            for (int64_t at = 0; at < width; at += L)
-                store<A, L>(g + at, load<A, L>(s + at) * (load<A, L>(g + at) - mean));
-            if (t.dropout > 0) drop_weights(s, width, from + row, head);
-        }
-        multiply<A>({w.scores, 1, width}, w.grad_out, value_dim, heard, rows, value_dim,
+        multiply<A>({w.grad_out, value_dim, 1}, w.value_turned, stride, rows, t.value_dim, width,
+                    w.grad_scores, stride, false);
+        const A *log_sum = static_cast<const A *>(t.log_sum);
+        for (int64_t row = 0; row < rows; ++row)
+            slope(w.scores + row * stride, w.grad_scores + row * stride, width, from + row, head,
+                  log_sum[(from + row) * t.heads + head]);
+        multiply<A>({w.scores, 1, stride}, w.grad_out, value_dim, heard, rows, value_dim,
                     w.grad_value, value_dim, true);
-        multiply<A>({w.grad_scores, 1, width}, w.query, dim, heard, rows, dim, w.grad_key, dim, true);
-        multiply<A>({w.grad_scores, width, 1}, w.key, dim, rows, heard, dim, w.out, dim, false);
-        int64_t stride = t.heads * t.dim;
-        T *to = static_cast<T *>(t.grad_query) + from * stride + head * t.dim;
-        write_rows(w.out, rows, t.dim, A(t.scale), to, stride);
+        multiply<A>({w.grad_scores, 1, stride}, w.query, dim, heard, rows, dim, w.grad_key, dim,
+                    true);
+        multiply<A>({w.grad_scores, stride, 1}, w.key, dim, rows, heard, dim, w.out, dim, false);
+        T *to = static_cast<T *>(t.grad_query) + (from * t.heads + head) * t.dim;
+        write_rows(w.out, rows, t.dim, A(t.scale), to, t.heads * t.dim);
+    }
+
+    // Of a query: weights in place of scores, gradients of scores in place of those of weights.
+    void slope(A *s, A *g, int64_t width, int64_t query, int64_t head, A log_sum) const {
+        vec<A, L> sum{};
+        for (int64_t at = 0; at < width; at += L) {
+            vec<A, L> weight = exp<A, L>(load<A, L>(s + at) - log_sum), one = load<A, L>(g + at);
+            // What is not heard has no gradient, however large its value is.
+            one = weight == 0 ? vec<A, L>{} : one;
+            if (t.dropout > 0) one = drop(one, query, head, at);
+            store<A, L>(s + at, weight);
+            store<A, L>(g + at, one);
+            sum += weight * one;
+        }
+        A mean = sum_lanes<A, L>(sum);
+        for (int64_t at = 0; at < width; at += L)
+            store<A, L>(g + at, load<A, L>(s + at) * (load<A, L>(g + at) - mean));
+        if (t.dropout > 0) drop_weights(s, width, query, head);
     }
 };
 
