@@ -73,7 +73,7 @@ def test_two_files_are_compared(
     assert str(files[2]) in shown
     assert "95% interval" in shown
     files[2].write_text("a\n", "utf-8")
-    with pytest.raises(ValueError, match="other has 1 lines and .* has 60: .* line 2 has no partner"):
+    with pytest.raises(ValueError, match=r"other has 1 lines .* has 60: .* line 2 has no partner"):
         translate.score(files[0], files[1], other_file=files[2])
 
 
