@@ -16,7 +16,7 @@ from graphformer.data.vocabulary import START
 from graphformer.models.decode import beam_search
 from graphformer.models.sequence import Transformer
 from graphformer.tasks.translation.corpus import EncodedPair
-from graphformer.tasks.translation.decoding import cut
+from graphformer.tasks.translation.decoding import runs_of
 
 BEAM = 5
 # Sentences of like length that are decoded to one length; groups of them for what is slowest; and
@@ -83,7 +83,7 @@ def by_us(
     model: Transformer, sources: list[Tensor], limits: list[int], which: list[int]
 ) -> Callable[[], None]:
     """Batches as `graphformer translate predict` cuts them."""
-    batches = cut(which, [len(source) for source in sources])
+    batches = runs_of(which, [len(source) for source in sources])
 
     def run() -> None:
         for batch in batches:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -16,11 +17,10 @@ from graphformer.graph import TokenGraph
 from graphformer.planner import Plan, make_plan
 from graphformer.refusals import check_kinds, check_made_for, check_operands
 from graphformer.scores import Bias, DotProduct, Score
-from graphformer.scores.alike import planned_for
 
 NORMALIZERS = ("softmax", "sum", "none")
-# Plans that a graph keeps: more than a model asks for.
-MOST_PLANS = 256
+# Plans that a graph keeps of those that nothing but calls asked for: more than a model has.
+MOST_UNASKED = 256
 _DOT_PRODUCT = DotProduct()
 
 
@@ -91,7 +91,7 @@ def attend_prepared(
     )  # fmt: skip
     found = graph.plans.get(key)
     if found is None:
-        found = _first_plan(graph, score, key)
+        found = _called_plan(graph, key)
     request = found.request
     if request.graph is not graph or request.score is not score:
         # A graph with other edge data, or a score with other weights, shares plans and indexes.
@@ -211,7 +211,8 @@ def _key(
         if name not in asked:
             raise TypeError(f"a plan has no setting {name!r}; known are {', '.join(asked)}")
     asked |= settings
-    return _Key(score=planned_for(score), heads=heads, dim=dim, dtype=dtype, grad=training, **asked)
+    kind = score if score.planned_as is None else score.planned_as
+    return _Key(score=kind, heads=heads, dim=dim, dtype=dtype, grad=training, **asked)
 
 
 def _keys(
@@ -233,27 +234,26 @@ def _keys(
     ]
 
 
-def _plan_one(graph: TokenGraph, key: _Key) -> Plan:
-    made = _kept_plan(graph, key)
-    if made.backend is dense and graph.queries.num_tokens and graph.keys.num_tokens:
-        dense.prepare_compiled(made.request)
+def _called_plan(graph: TokenGraph, key: _Key) -> Plan:
+    """The plan of a first call; one of the earliest such is let go where there are many.
+
+    A score that is made anew in each call is another one each time, and would stay for ever.
+    """
+    made = graph.plans[key] = _new_plan(graph, key)
+    graph.unasked.append(key)
+    if len(graph.unasked) > MOST_UNASKED:
+        graph.plans.pop(graph.unasked.popleft(), None)
     return made
 
 
-def _first_plan(graph: TokenGraph, score: Score, key: _Key) -> Plan:
-    """The plan of a score that the graph has not seen: that of one alike, or a new one."""
-    if not torch.compiler.is_compiling():
-        key = key._replace(score=planned_for(score))
-    return _kept_plan(graph, key)
-
-
-def _kept_plan(graph: TokenGraph, key: _Key) -> Plan:
+def _plan_one(graph: TokenGraph, key: _Key) -> Plan:
     made = graph.plans.get(key)
     if made is None:
         made = graph.plans[key] = _new_plan(graph, key)
-        # Scores that are like no other, made anew in each call, would never be let go.
-        for oldest in list(graph.plans)[:-MOST_PLANS]:
-            graph.plans.pop(oldest, None)
+    with suppress(ValueError):
+        graph.unasked.remove(key)
+    if made.backend is dense and graph.queries.num_tokens and graph.keys.num_tokens:
+        dense.prepare_compiled(made.request)
     return made
 
 

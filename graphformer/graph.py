@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -104,6 +105,7 @@ class TokenGraph:
         self.keys = keys
         self.edge_data = dict(edge_data or {})
         self.plans: dict[Any, Any] = {}
+        self.unasked: deque[Any] = deque()  # keys of plans that calls made and `plan` did not
         self._made: dict[str, Any] = {}
         self._values: dict[tuple[str, str], Tensor] = {}
         self.repeats = edge_index is not None
@@ -269,7 +271,8 @@ class TokenGraph:
             ValueError: if a name is unknown or values do not fit its edges.
         """
         graph = TokenGraph(self.topology, self.queries, self.keys, self.edge_data)
-        graph.plans, graph._made, graph.repeats = self.plans, self._made, self.repeats
+        graph.plans, graph.unasked = self.plans, self.unasked
+        graph._made, graph.repeats = self._made, self.repeats
         for name, given in values.items():
             old = edges_of.find(name, self.edge_data)
             graph.edge_data[name] = edges_of.check(name, old._replace(values=given))
@@ -317,7 +320,7 @@ class TokenGraph:
 
     def __getstate__(self) -> dict[str, Any]:
         # Plans name modules of this process; values are made again from the edge data.
-        return {**self.__dict__, "plans": {}, "_values": {}}
+        return {**self.__dict__, "plans": {}, "unasked": deque(), "_values": {}}
 
     def _make(self, name: str, make: Callable[[], Any]) -> Any:
         if name in self._made:

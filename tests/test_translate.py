@@ -26,7 +26,7 @@ from graphformer.tasks.translation.corpus import (
     make_vocabulary,
     read_corpus,
 )
-from graphformer.tasks.translation.decoding import cut
+from graphformer.tasks.translation.decoding import runs_of
 from graphformer.tasks.translation.scores import measure
 from graphformer.tasks.translation.settings import Corpus, Shape, Training
 from graphformer.tasks.translation.task import HYPOTHESES, REFERENCES, SOURCES
@@ -159,38 +159,6 @@ def test_score_takes_translations_or_a_translator(corpus: Corpus, tmp_path: Path
     assert kept["machine"]["precision"] == "32-true"
 
 
-def test_score_says_what_it_decodes_in(corpus: Corpus, tmp_path: Path) -> None:
-    out, scored = tmp_path / "run", tmp_path / "scored"
-    fit(corpus, out, training=Training(steps=1, batch_tokens=400, vocabulary=0))
-    assert corpus.source_file is not None
-    assert corpus.target_file is not None
-    files = {"target_file": corpus.target_file, "source_file": corpus.source_file}
-    translate.score(
-        **files, checkpoint=out, search=Search(decoding_precision="bf16-mixed"), out=scored
-    )
-    kept = json.loads((scored / "metrics.json").read_text("utf-8"))
-    assert kept["machine"]["precision"] == "bf16-mixed"
-    assert "beam 5, length penalty 1, decoded in bf16-mixed" in kept["protocol"]
-
-
-@pytest.mark.parametrize("name", ["hypothesis_file", "source_file", "other_file"])
-def test_score_compares_files_before_it_translates(
-    name: str, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, short = tmp_path / "run", tmp_path / "short.txt"
-    fit(corpus, out, training=Training(steps=1, batch_tokens=400, vocabulary=0))
-    assert corpus.target_file is not None
-    lines = corpus.target_file.read_text("utf-8").splitlines(keepends=True)
-    short.write_text("".join(lines[:-1]), "utf-8")
-    given = {name: short}
-    if name != "hypothesis_file":
-        given |= {"checkpoint": out, "source_file": given.get("source_file", corpus.source_file)}
-    monkeypatch.setattr(translate, "Prediction", None)
-    message = f"short.txt has {len(lines) - 1} lines and .* has {len(lines)}: .* line {len(lines)}"
-    with pytest.raises(ValueError, match=message):
-        translate.score(corpus.target_file, **given)
-
-
 def test_training_goes_on_to_the_same_weights(corpus: Corpus, tmp_path: Path) -> None:
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     fit(corpus, whole)
@@ -262,8 +230,8 @@ def test_pairs_are_shifted_by_one() -> None:
 
 def test_lines_are_cut_into_runs_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graphformer.tasks.translation.decoding.BATCH_TOKENS", 5)
-    assert cut([0, 1, 2, 3], [2, 3, 1, 9]) == [[0, 1], [2], [3]]
-    assert cut([], []) == []
+    assert runs_of([0, 1, 2, 3], [2, 3, 1, 9]) == [[0, 1], [2], [3]]
+    assert runs_of([], []) == []
 
 
 def test_scores_are_those_of_sacrebleu() -> None:

@@ -87,8 +87,9 @@ template <class T> struct Tiles {
         }
     }
 
-    // Weights in place of scores, but for a factor of all; returns the log-sum-exp, infinite where
-    // nothing is heard.
+    // Weights in place of scores, but for a factor of all, by which sums of values are multiplied:
+    // as in the sparse kernels, those near the largest number may be infinite before. Returns the
+    // log-sum-exp, infinite where nothing is heard.
     static A weigh(A *s, int64_t width, A &factor) {
         factor = 1;
         vec<A, L> most = load<A, L>(s);

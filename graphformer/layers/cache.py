@@ -53,6 +53,7 @@ class Cache:
         self._states: dict[nn.Module, Parts] = {}
         self._new: Tokens | None = None
         self._cross: TokenGraph | None = None
+        self._cross_of_states: TokenGraph | None = None
 
     @property
     def num_examples(self) -> int:
@@ -137,8 +138,12 @@ class Cache:
         """
         self._check_memory(memory)
         queries = join(new, memory.num_examples)
-        known = self._bound_to(memory)
-        if known is None or not torch.equal(known.queries.lengths, queries.lengths):
+        known = self._cross
+        if (
+            known is None
+            or known.keys.ptr is not memory.ptr
+            or not torch.equal(known.queries.lengths, queries.lengths)
+        ):
             # At positions that will change, nothing may be made of their order.
             moving = Layout(queries.ptr, queries.at.clone(), queries.lengths, 0, contiguous=False)
             self._cross = known = complete().bind(moving, memory)
@@ -157,15 +162,14 @@ class Cache:
         self._check_memory(memory)
         sequences = self.num_examples * self.num_sequences
         count = sequences_per_source(sequences, memory.num_examples)
-        known = self._bound_to(memory)
-        if known is None or known.queries.num_tokens != sequences:
-            self._cross = known = one_query_each(memory, count)
+        known = self._cross_of_states
+        if (
+            known is None
+            or known.keys.ptr is not memory.ptr
+            or known.queries.num_tokens != sequences
+        ):
+            self._cross_of_states = known = one_query_each(memory, count)
         return known
-
-    def _bound_to(self, memory: Tokens) -> TokenGraph | None:
-        """The graph to the memory that was bound last, if it was to this one."""
-        known = self._cross
-        return known if known is not None and known.keys.ptr is memory.ptr else None
 
     def append(self, layer: nn.Module, new: Parts) -> Parts:
         """All that `layer` remembers, flat [example * slot, ...], with that of the new tokens.

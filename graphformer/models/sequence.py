@@ -23,6 +23,7 @@ from graphformer.models.stack import (
     make_embedding,
     of_each,
     one_each,
+    planned_once,
 )
 from graphformer.scores import Score
 from graphformer.tokens import Tokens
@@ -106,11 +107,13 @@ class Transformer(Pretrained):
         self.encoder = nn.ModuleList(
             make_block(size, scores[0], feed_forward=converts[0]) for _ in range(size.layers)
         )
+        planned_once(self.encoder)
         self.encoder_norm = last_norm(size)
         self.decoder = nn.ModuleList(
             make_block(size, scores[1], cross_score, converts[1], causal=True)
             for _ in range(size.layers)
         )
+        planned_once(self.decoder)
         self.decoder_norm = last_norm(size)
 
     def forward(
@@ -227,6 +230,7 @@ class LanguageModel(Pretrained):
             make_block(size, score, feed_forward=feed_forward, causal=True)
             for _ in range(size.layers)
         )
+        planned_once(self.blocks)
         self.norm = last_norm(size)
 
     def forward(

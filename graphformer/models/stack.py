@@ -88,6 +88,15 @@ def make_feed_forward(notation: str, size: Size, causal: bool = False) -> nn.Mod
     return ConvFeedForward(*widths, int(found["kernel"]), dropout, causal=causal)
 
 
+def planned_once(blocks: nn.ModuleList) -> nn.ModuleList:
+    """The blocks, of which one is planned for all: their scores differ in their weights alone."""
+    for name in ("attention", "cross"):
+        parts = [part for block in blocks if (part := getattr(block, name)) is not None]
+        for part in parts[1:]:
+            part.layer.score.share_plans(parts[0].layer.score)
+    return blocks
+
+
 def make_embedding(vocabulary: int, size: Size, positions: nn.Module | str | None) -> Embedding:
     """The table of vectors of a vocabulary, with positions."""
     return Embedding(vocabulary, size.dim, make_positions(positions, size.dim), size.dropout)

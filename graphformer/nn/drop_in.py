@@ -105,7 +105,7 @@ def why_not(layer: MessagePassing) -> str | None:
     return None
 
 
-def why_elsewhere(layer: MessagePassing) -> str | None:
+def why_no_kernel(layer: MessagePassing) -> str | None:
     """Why the kernels for edges cannot compute with the weights of a layer, or None."""
     for weight in layer.parameters():
         if weight.device.type != "cpu":

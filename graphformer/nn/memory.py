@@ -28,6 +28,7 @@ class _Remembered:
             if isinstance(graph, TokenGraph):
                 # Plans and sides refer back: memory would wait for the garbage collector.
                 graph.plans.clear()
+                graph.unasked.clear()
                 graph._made.pop("query_side", None)
                 graph._made.pop("key_side", None)
 

@@ -97,6 +97,6 @@ def _why_left(module: nn.Module) -> str | None:
     if "forward" in vars(module):
         return "it has a forward of its own"
     if isinstance(module, MessagePassing):
-        return drop_in.why_not(module) or drop_in.why_elsewhere(module)
+        return drop_in.why_not(module) or drop_in.why_no_kernel(module)
     assert isinstance(module, nn.MultiheadAttention)
     return multihead_attention.why_not(module)

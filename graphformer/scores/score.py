@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, overload
+from typing import overload
 
 import torch
 from jaxtyping import Float
@@ -52,10 +52,6 @@ class Score(nn.Module):
         """
         # Past `nn.Module`, of which `other` would be a part.
         object.__setattr__(self, "planned_as", other)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy, or a file, takes no score along that serves this one here.
-        return {name: value for name, value in vars(self).items() if name != "planned_as"}
 
     def set_head_dim(self, dim: int) -> None:
         """Called by `Attention` with the dimension of its heads, once, before any forward."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from graphformer.data.vocabulary import END, START
 from graphformer.models.decode import align
-from graphformer.tasks.translation.decoding import cut, evaluating
+from graphformer.tasks.translation.decoding import evaluating, runs_of
 from graphformer.tokens import sequences
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def align_words(
     device = model.output_weight.device
     by_length = sorted(range(len(read)), key=lambda index: lengths[index])
     with evaluating(translator):
-        for chosen in cut(by_length, lengths):
+        for chosen in runs_of(by_length, lengths):
             source = sequences([torch.tensor([*read[index].ids, END]) for index in chosen])
             target = sequences([torch.tensor([START, *written[index].ids]) for index in chosen])
             weights = align(model, source.to(device), target.to(device))

@@ -149,14 +149,14 @@ class Attending:
 
     def _warn_of_bags(self) -> None:
         """Warns of an encoder to which the order of the words is nothing."""
-        score, positions = self.encoder.score, self.positions
-        if positions != "none" or score is None or self.encoder.feed_forward != LINEAR:
+        encoder = self.encoder
+        if self.positions != "none" or encoder.score is None or _knows_positions(encoder.score):
             return
-        if not _knows_positions(score):
+        if (encoder.topology, encoder.feed_forward) == (Encoder.topology, Encoder.feed_forward):
             warnings.warn(
-                f"positions is none and encoder.score is {score}, which knows none either: the "
-                "encoder cannot tell the order of words; write --positions sinusoidal, or "
-                f'--encoder.score "Rotary({score})"',
+                f"positions is none and encoder.score is {encoder.score}, which knows none either: "
+                "the encoder cannot tell the order of words; write --positions sinusoidal, or a "
+                "score that knows it, such as Rotary(DotProduct())",
                 stacklevel=2,
             )
 

@@ -84,7 +84,7 @@ def find(
     if report is not None:
         report(len(lines) - len(by_length))
     with evaluating(translator, search.decoding_precision):
-        for chosen in cut(by_length, lengths):
+        for chosen in runs_of(by_length, lengths):
             tokens = sequences([sources[index] for index in chosen])
             numbers = [first + index for index in chosen]
             limits = limits_of(translator, tokens)
@@ -180,7 +180,7 @@ def in_a_line(text: str) -> str:
     return text.replace("\n", " ").replace("\r", " ").strip()
 
 
-def cut(indices: list[int], lengths: list[int]) -> list[list[int]]:
+def runs_of(indices: list[int], lengths: list[int]) -> list[list[int]]:
     """The indices in runs of at most BATCH_TOKENS tokens, or of one line."""
     runs: list[list[int]] = []
     size = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from hashlib import blake2b
@@ -16,6 +17,7 @@ from graphformer.tasks.translation.settings import Course
 from graphformer.tasks.translation.translator import JOINT, SEPARATE, named
 
 FOLDER = "vocabulary"
+_NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")  # see `fingerprint`
 # How long a process waits for the one that makes the vocabulary.
 SECONDS = 3600.0
 
@@ -35,7 +37,8 @@ class KeptVocabulary:
         self.pairs, self.course = pairs, course
         self.folder = out / FOLDER / fingerprint(pairs, course)
         text, _ = self.folder.name.split("-")
-        self.others = [each for each in self.folder.parent.glob("*") if not each.match(f"{text}-*")]
+        there = (each for each in self.folder.parent.glob("*-*") if _NAME.fullmatch(each.name))
+        self.others = [each for each in there if each.is_dir() and not each.match(f"{text}-*")]
 
     def check_text(self) -> None:
         """Does nothing where no run with another training text was in the folder.

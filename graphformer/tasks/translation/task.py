@@ -174,7 +174,7 @@ class Task:
         for source, target in self._training.pairs:
             found.update(source, target)
             growths.append((len(target) - MORE) / len(source))
-        return "".join(sorted(found)), max(2.0, float(np.quantile(growths, 0.999)))
+        return "".join(sorted(found)), max(2.0, float(np.quantile(growths, 0.999, method="lower")))
 
     @cached_property
     def _training(self) -> TrainingText:
