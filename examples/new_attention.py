@@ -26,6 +26,7 @@ class Cosine(BilinearScore):
 
     def __init__(self, heads):
         super().__init__()
+        self.heads = heads
         self.scale = nn.Parameter(torch.full((heads, 1), 10.0))
 
     def prepare_query(self, query, side):

@@ -15,7 +15,7 @@ from graphformer.backends import Attended, Operands, Request, dense
 from graphformer.backends.request import innermost, prepare
 from graphformer.graph import TokenGraph
 from graphformer.planner import Plan, make_plan
-from graphformer.refusals import check_kinds, check_made_for, check_operands
+from graphformer.refusals import check_kinds, check_made_for, check_operands, check_prepared
 from graphformer.scores import Bias, DotProduct, Score
 
 NORMALIZERS = ("softmax", "sum", "none")
@@ -89,6 +89,8 @@ def attend_prepared(
         kind, heads, value.shape[1], dim, value.shape[2], value.dtype, normalize, dropout,
         edge_sum, backend, return_weights, grad,
     )  # fmt: skip
+    if type(innermost(score.core)) is not DotProduct:
+        check_prepared(operands, graph, heads)
     found = graph.plans.get(key)
     if found is None:
         found = _called_plan(graph, key)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from graphformer.backends import Operands
 from graphformer.graph import TokenGraph
 from graphformer.scores import Score
+from graphformer.scores.score import misshapen
 
 
 def check_operands(
@@ -39,6 +41,30 @@ def check_operands(
             "dimension"
         )
     _check_heads(heads, key, value, score)
+
+
+def check_prepared(operands: Operands, graph: TokenGraph, heads: int) -> None:
+    """Raises an error where a score has made of query and key what no backend could multiply.
+
+    Kernels would read past the end of what is too small.
+    """
+    query, key, value, query_term, key_term, edge_query, _ = operands
+    queries, keys, kv_heads = graph.queries.num_tokens, graph.keys.num_tokens, value.shape[1]
+    product = query if query is not None else key
+    dim = () if product is None else product.shape[2:3]
+    edge_dim = () if edge_query is None else edge_query.shape[2:3]
+    for name, part, wanted in (
+        ("query", query, (queries, heads, *dim)),
+        ("key", key, (keys, kv_heads, *dim)),
+        ("query term", query_term, (queries, heads)),
+        ("key term", key_term, (keys, kv_heads)),
+        ("edge query", edge_query, (queries, heads, *edge_dim)),
+    ):
+        if part is None or part.shape == wanted:
+            continue
+        fits = part.dim() == len(wanted) and part.shape[1] in (1, wanted[1], heads)
+        if not fits or (part.shape[0], *part.shape[2:]) != (wanted[0], *wanted[2:]):
+            raise ValueError(misshapen(name, part, wanted, heads))
 
 
 def check_kinds(graph: TokenGraph, score: Score) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from graphformer.backends import kernels
 from graphformer.columns import cut, has_whole_rows, side_by_side
+from graphformer.scores.score import misshapen
 
 _SETTINGS = (
     "int heads, int pointwise, int pair, int normalize, float scale, float constant, float dropout"
@@ -192,11 +193,7 @@ def _check(given: Arguments) -> None:
         if part.dtype != dtype:
             raise ValueError(f"the score's {words} is {part.dtype}, not {dtype}")
         if part.shape != shape:
-            raise ValueError(
-                f"the score's {words} has shape {list(part.shape)}, and this graph, {heads} heads "
-                f"and what it meets need {list(shape)}; compare what the score's methods return "
-                "with their docstrings in BilinearScore"
-            )
+            raise ValueError(misshapen(words, part, shape, heads))
 
 
 def _dim(given: Arguments) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import overload
 
 import torch
@@ -203,3 +204,12 @@ def precise(tensor: Tensor | None) -> Tensor | None:
     if tensor is None or tensor.dtype in (torch.float32, torch.float64):
         return tensor
     return tensor.float()
+
+
+def misshapen(name: str, part: Tensor, wanted: Sequence[int | torch.SymInt], heads: int) -> str:
+    """What is wrong with the shape of what a score has made."""
+    return (
+        f"the score's {name} has shape {list(part.shape)}, and this graph, {heads} heads and what "
+        f"it meets need {list(wanted)}; compare what the score's methods return with their "
+        "docstrings in BilinearScore"
+    )
