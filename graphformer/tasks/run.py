@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -261,6 +262,9 @@ def resume_hint() -> str:
         return "go on with it by the same call with resume=True"
     # The demo has no such option: it always goes on.
     goes_on = "--resume" in command or "graphformer demo" in command
+    # Called by its path, as by `make demo`, it may be none that the shell finds.
+    folder = os.path.dirname(sys.argv[0]) if command.startswith("graphformer ") else ""
+    command = command if shutil.which("graphformer") else os.path.join(folder, command)
     return f"go on with it by: {command}" + ("" if goes_on else " --resume")
 
 
