@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -84,6 +85,19 @@ class TorchTranslator(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.table.weight)
 
+    def forward(self, source: Tensor, target: Tensor, padding: Tensor) -> Tensor:
+        """Logits [sentence, token, vocabulary], by the `forward` of `torch.nn.Transformer`."""
+        causal = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+        hidden = self.core(
+            self.embed(source),
+            self.embed(target),
+            tgt_mask=causal,
+            tgt_is_causal=True,
+            src_key_padding_mask=padding,
+            memory_key_padding_mask=padding,
+        )
+        return self.logits(hidden)
+
     def loss(self, batch: Padded) -> Tensor:
         """The mean over the target tokens, of which only those that are there become logits."""
         memory = self.encode(batch.source, batch.padding)
@@ -91,23 +105,51 @@ class TorchTranslator(nn.Module):
         return F.cross_entropy(self.logits(hidden), batch.following, label_smoothing=0.1)
 
 
-@torch.inference_mode()
 def search(
     model: TorchTranslator, source: Tensor, padding: Tensor, beam: int, length: int
 ) -> Tensor:
-    """The best of a beam after so many tokens, all sentences at once, without a cache.
+    """The best of a beam, as who minds the time writes it without a cache.
 
     The source is encoded once, and only the last token becomes logits.
     """
-    sentences = source.shape[0]
-    memory = model.encode(source, padding).repeat_interleave(beam, 0)
+    with torch.inference_mode():
+        memory = model.encode(source, padding).repeat_interleave(beam, 0)
     padding = padding.repeat_interleave(beam, 0)
+    return search_by(
+        lambda ids: model.logits(model.decode(ids, memory, padding)[:, -1]),
+        source.shape[0],
+        beam,
+        length,
+    )
+
+
+def search_whole(
+    model: TorchTranslator, source: Tensor, padding: Tensor, beam: int, length: int
+) -> Tensor:
+    """The best of a beam by calls of the whole model, which is what `nn.Transformer` offers."""
+    source, padding = source.repeat_interleave(beam, 0), padding.repeat_interleave(beam, 0)
+    return search_by(
+        lambda ids: model(source, ids, padding)[:, -1], source.shape[0] // beam, beam, length
+    )
+
+
+@torch.inference_mode()
+def search_by(
+    logits_of: Callable[[Tensor], Tensor], sentences: int, beam: int, length: int
+) -> Tensor:
+    """The best of a beam after so many tokens, all sentences at once.
+
+    Args:
+        logits_of: ids [sentence x beam, token] so far -> logits [sentence x beam, vocabulary].
+        sentences: how many.
+        beam: how many hypotheses of each.
+        length: tokens after the first.
+    """
     ids = torch.full((sentences * beam, 1), 2)
     totals = torch.full((sentences, beam), -torch.inf)
     totals[:, 0] = 0.0
     for _ in range(length):
-        logits = model.logits(model.decode(ids, memory, padding)[:, -1])
-        steps = logits.float().log_softmax(-1)
+        steps = logits_of(ids).float().log_softmax(-1)
         vocabulary = steps.shape[1]
         every = (totals.view(-1, 1) + steps).view(sentences, -1)
         totals, best = every.topk(beam)

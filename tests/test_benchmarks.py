@@ -144,9 +144,10 @@ def test_the_translator_that_ours_is_measured_against_computes_and_finds_the_sam
     hidden = theirs.decode(target, memory, source == 0)[target != 0]
     expected = ours(sequences(sources), sequences(targets))
     torch.testing.assert_close(theirs.logits(hidden), expected, rtol=1e-3, atol=1e-4)
-    found = peers.search(theirs, source, source == 0, 3, 9)
     best = beam_search(ours, sequences(sources), begin=2, end=-1, beam=3, max_length=9)
-    assert [each[0].ids.tolist() for each in best] == found[:, 1:].tolist()
+    for search in (peers.search, peers.search_whole):
+        found = search(theirs, source, source == 0, 3, 9)
+        assert [each[0].ids.tolist() for each in best] == found[:, 1:].tolist()
 
 
 def called_by_torch(name: str) -> str:

@@ -25,7 +25,7 @@ from graphformer.rectangle import places, real_edges, rectangle_values
 from graphformer.scores.score import precise
 
 # Rates of two CPU cores (Zen 4): FLOPs of matrix products and bytes of scores, a second.
-FLOPS = {torch.float64: 4.6e10, torch.float32: 1.5e11, torch.bfloat16: 2e11, torch.float16: 5e10}
+FLOPS = {torch.float64: 4.6e10, torch.float32: 1.8e11, torch.bfloat16: 2e11, torch.float16: 5e10}
 BYTES = 1.6e10
 CALL_SECONDS = 5e-5
 

@@ -32,7 +32,7 @@ WORTH = {"matmul": 1.1}
 # With so many keys for each query, a trial has as few queries.
 FEW_QUERIES = 8
 # From so many bytes of weights on, which products keep for the backward, they are left out.
-MOST_BYTES = 2**28
+MOST_BYTES = 2**27
 
 _chosen: dict[str, str] = {}
 
