@@ -183,7 +183,7 @@ class TokenGraph:
 
     @property
     def edge_index(self) -> Int[Tensor, "2 edge"]:
-        """Keys (row 0) and queries (row 1): the given edges in their order, then added ones."""
+        """Keys (row 0) and queries (row 1): of `A | B` those of A, then B's others."""
         return self._make("edge_index", self._list)
 
     @property

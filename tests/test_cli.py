@@ -210,7 +210,7 @@ def test_data_that_cannot_be_had_are_said_to_be_looked_for_in_data_dir(
         raise OSError("no route to host")
 
     monkeypatch.setattr(published_files, "download_url_to_file", fail)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("GRAPHFORMER_CACHE", str(tmp_path))
     with pytest.raises(SystemExit):
         cli.main(["nodes", "fit", "--data", "cora", "--out", str(tmp_path / "run")])
     assert "pass their folder as --data_dir" in capsys.readouterr().err

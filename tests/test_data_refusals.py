@@ -185,8 +185,8 @@ def test_missing_files_without_a_network_are_named(
         planetoid("cora", tmp_path)
     assert "planetoid, Cora/raw, raw" in str(caught.value)
     assert "no route to host" in str(caught.value)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with refused(f"minesweeper.npz not found in {tmp_path / 'graphformer'}", FileNotFoundError):
+    monkeypatch.setenv("GRAPHFORMER_CACHE", str(tmp_path / "cache"))
+    with refused(f"minesweeper.npz not found in {tmp_path / 'cache'}", FileNotFoundError):
         heterophilous("minesweeper")
 
 

@@ -54,6 +54,21 @@ def folder(translator: Translator, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="accelerator is gpu, and there is none"):
+        translate.predict(tmp_path / "nothing", text="eins", accelerator="gpu")
+
+
+def test_a_translator_is_moved_to_the_device(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved: list[torch.device] = []
+    monkeypatch.setattr(Transformer, "to", lambda _, device: moved.append(device))
+    translate.predict(folder, text="eins", accelerator="cpu")
+    assert moved == [torch.device("cpu")]
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     file = tmp_path / "source.txt"

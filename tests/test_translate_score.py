@@ -54,6 +54,11 @@ def test_files_are_compared_before_anything_is_translated(
         translate.score(folder / "target", **given)
 
 
+def test_an_accelerator_that_nothing_computes_on_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="both --hypothesis_file and --accelerator"):
+        translate.score(folder / "target", folder / "source", accelerator="cpu")
+
+
 def test_a_line_that_is_not_utf_8_counts_as_an_empty_one(folder: Path) -> None:
     (folder / "source").write_bytes(b"eins zwei\nf\xfcnf\neins drei\n")
     with pytest.warns(UserWarning, match="source, line 2, byte 2: not UTF-8"):

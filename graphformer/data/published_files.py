@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
 
 from torch.hub import download_url_to_file
+
+from graphformer.machine import cache_folder
 
 
 def find_or_download(
@@ -19,7 +20,7 @@ def find_or_download(
     Args:
         names: files needed.
         data_dir: where to look, and to download to; None for the user's cache
-            (`$XDG_CACHE_HOME/graphformer`, or `~/.cache/graphformer`).
+            (`GRAPHFORMER_CACHE`, or the system's place for caches).
         folders: subfolders of `data_dir` that may hold the files; the first is downloaded to.
         url: address of the folder of the published files.
 
@@ -46,11 +47,6 @@ def find_or_download(
             f"and pass their folder as data_dir"
         ) from error
     return destination
-
-
-def cache_folder() -> Path:
-    """Where downloads go when no folder is given."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graphformer"
 
 
 def check_name(name: str, known: Sequence[str], collection: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from graphformer.data.text_lines import read_lines
+from graphformer.tasks.device import Accelerator, find_device
 from graphformer.tasks.plots import where_installed
 from graphformer.tasks.record import write_metrics
 from graphformer.tasks.run import Run, is_first_process, repeat
@@ -101,6 +102,7 @@ def predict(
     search: Search = SEARCH,
     wanted: Wanted = WANTED,
     plot_alignment: Path | None = None,
+    accelerator: Accelerator = "auto",
 ) -> list[str]:
     """Translates a line, a file of lines, or what comes from the standard input, as it comes.
 
@@ -112,12 +114,14 @@ def predict(
         search: how translations are searched for.
         wanted: what is written of each line.
         plot_alignment: picture (.svg, .png) of which words the translation of `text` comes from.
+        accelerator: what to compute on: cpu, gpu, or auto, which is a GPU where there is one.
 
     Returns:
         The best translation of each line; of a pipe, which may never end, none.
 
     Raises:
-        ValueError: there are both a line and a file, or options do not fit each other.
+        ValueError: there are both a line and a file, options do not fit each other, or there is no
+            such accelerator.
         FileNotFoundError: there is no translator in the folder, or no such file.
     """
     if text is not None and input_file is not None:
@@ -129,7 +133,7 @@ def predict(
     if output_file is not None and output_file.is_dir():
         raise ValueError(f"output_file is {output_file}, which is a folder: write a file")
     wanted.check_fits(search)
-    translator = Translator.from_pretrained(checkpoint)
+    translator = load_translator(checkpoint, find_device(accelerator))
     lines = [[text]] if text is not None else Lines(input_file)
     name, count = ("the text", 1) if isinstance(lines, list) else (lines.name, lines.count)
     ends = isinstance(lines, list) or lines.is_file
@@ -156,6 +160,7 @@ def score(
     search: Search = SEARCH,
     scoring: Scoring = SCORING,
     out: Path | None = None,
+    accelerator: Accelerator = "auto",
 ) -> Quality:
     """Scores translations against references: those in a file, or those of a trained translator.
 
@@ -171,15 +176,22 @@ def score(
         search: how translations are searched for.
         scoring: how they are scored.
         out: folder that gets the figures in `metrics.json`.
+        accelerator: what a checkpoint computes on: cpu, gpu, or auto, which is a GPU where there is
+            one.
 
     Raises:
-        ValueError: there is no translation, or not one a reference.
+        ValueError: there is no translation, or not one a reference, or no such accelerator.
         FileNotFoundError: a file is missing.
     """
     if out is not None:
         check_folder(out)
-    tokenize = scoring.finds_words()
-    for name, given in (("checkpoint", checkpoint), ("source_file", source_file)):
+    tokenize, device = scoring.finds_words(), torch.device("cpu")
+    wanted_device = None if accelerator == "auto" else accelerator
+    for name, given in (
+        ("checkpoint", checkpoint),
+        ("source_file", source_file),
+        ("accelerator", wanted_device),
+    ):
         if hypothesis_file is not None and given is not None:
             raise ValueError(
                 f"there are both --hypothesis_file and --{name}: leave one of them out"
@@ -190,7 +202,8 @@ def score(
         found, how = read_lines(hypothesis_file), f"translations of {hypothesis_file}"
         check_partners({hypothesis_file: found} | others, target_file, references)
     elif checkpoint is not None and source_file is not None:
-        translator = Translator.from_pretrained(checkpoint)
+        device = find_device(accelerator)
+        translator = load_translator(checkpoint, device)
         sources = [line for chunk in Lines(source_file) for line in chunk]
         check_partners({source_file: sources} | others, target_file, references)
         with progress(len(sources), hidden=False) as report:
@@ -214,10 +227,17 @@ def score(
             data=str(target_file),
             split=f"{len(found):,} lines",
             protocol=f"{how}; {signature(tokenize)}",
-            device=torch.device("cpu"),
+            device=device,
             precision="32-true" if checkpoint is None else search.decoding_precision,
         )
     return quality
+
+
+def load_translator(checkpoint: Path, device: torch.device) -> Translator:
+    """The translator of a finished `fit`, on a device."""
+    translator = Translator.from_pretrained(checkpoint)
+    translator.model.to(device)
+    return translator
 
 
 def check_partners(

@@ -19,7 +19,7 @@ NORMS: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerN
 
 @dataclass(frozen=True)
 class Network:
-    """Which network; what is left out is as its paper prints it.
+    """Which network; what is left out is as in the papers of gcn and gat, else much as gcn's.
 
     Attributes:
         model: gcn, gat, sage, transformer, or mlp, which sees no edges.
@@ -48,7 +48,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Training:
-    """How a network is trained; what is left out is as its paper prints it.
+    """How it is trained; what is left out is as in the papers of gcn and gat, else much as gcn's.
 
     Attributes:
         epochs: number of epochs, each one step over the whole graph.

@@ -113,6 +113,7 @@ class Task:
         translator.save_pretrained(run.out)
         with where_installed():
             plot_history(run.out / HISTORY, run.out / CURVES)
+        translator.model.to(self.device)
         quality = self.test(translator, run.out)
         figures = {**measured, **quality.figures}
         self.write(run.out, figures, [run.seed])
