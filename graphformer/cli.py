@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from inspect import getdoc, signature
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
 import graphformer
@@ -51,6 +52,9 @@ INTERRUPTED, UNHEARD = 130, 141
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command that the arguments name; says what is wrong with them in a line."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A letter that a terminal cannot show must not end a run.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with warnings_in_a_line():
             run(arguments)

@@ -34,6 +34,10 @@ WRITTEN: dict[object, str] = {
 }
 
 
+# Options that are taken as they are typed: YAML would read null, or what follows a #, as nothing.
+AS_TYPED = ("text",)
+
+
 class Options(ArgumentParser):
     """A parser that says in a line what is wrong, in the words of the command line."""
 
@@ -175,7 +179,22 @@ def parse(parser: Options, function: Callable[..., Any], words: list[str]) -> Na
                 if any(given.get(name) is not None for name in alone):
                     options = {name: options[name] for name in options if name not in alone}
             parser.set_defaults(options)
-    return parser.parse_args(words)
+    given = parser.parse_args(words)
+    for name in signature(function).parameters:
+        if name in AS_TYPED and (word := typed(name, words)) is not None:
+            given[name] = word
+    return given
+
+
+def typed(name: str, words: list[str]) -> str | None:
+    """The word that stands behind the last option of this name, or None where there is none."""
+    found = None
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        if word == option(name):
+            found = following
+        elif word.startswith(f"{option(name)}="):
+            found = word.partition("=")[2]
+    return found
 
 
 def names_of(function: Callable[..., Any]) -> list[str]:

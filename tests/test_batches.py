@@ -74,13 +74,15 @@ def test_most_batches_have_multiples_of_tokens_on_each_side() -> None:
 
 @given(lengths=ragged, epoch=st.integers(0, 3), processes=st.integers(1, 4))
 def test_processes_share_the_batches_equally(lengths: Tensor, epoch: int, processes: int) -> None:
-    if len(lengths) < processes:
-        return
+    num_batches = BatchOrder(lengths, 100).count(1)
+    if -(-num_batches // processes) * processes > len(lengths):
+        return  # which is refused
     shares = [
         planned(BatchOrder(lengths, 100, process=(rank, processes)), epoch)
         for rank in range(processes)
     ]
     assert len({len(share) for share in shares}) == 1
+    assert all(batch.examples for share in shares for batch in share)
     examples = [index for share in shares for batch in share for index in batch.examples]
     assert sorted(examples) == [*range(len(lengths))]
 
@@ -138,6 +140,13 @@ def test_batches_refuse(lengths: list[int], process: Any, message: str) -> None:
 def test_batches_refuse_more_processes_than_examples() -> None:
     with pytest.raises(ValueError, match="2 examples cannot be shared among 3 processes"):
         len(BatchOrder.of_size(2, 1, process=(0, 3)))
+
+
+def test_batches_refuse_processes_that_cannot_have_equally_many() -> None:
+    order = BatchOrder(torch.full((3,), 6), 10)
+    assert order.count(3) == 1
+    with pytest.raises(ValueError, match="3 batches of one example each cannot be shared evenly"):
+        order.count(2)
 
 
 def loaded(batches: Loader, epoch: int) -> list[tuple[Tensor, Tensor]]:

@@ -10,6 +10,7 @@ from sacrebleu.metrics.bleu import BLEU
 
 from graphformer.tasks import translate
 from graphformer.tasks.settings import Job
+from graphformer.tasks.translation import bootstrap
 from graphformer.tasks.translation.attending import Attending
 from graphformer.tasks.translation.bootstrap import resample
 from graphformer.tasks.translation.scores import measure
@@ -58,6 +59,20 @@ def test_a_better_system_is_told_from_one_that_is_as_good(references: list[str])
     assert [row.split()[0] for row in rows[:3]] == list(systems)
     assert "p = " not in rows[0]
     assert "p = " in rows[2]
+
+
+def test_of_many_lines_there_are_scores_alone(
+    references: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = make_text(1, 0.2)
+    monkeypatch.setattr(bootstrap, "MOST_LINES", len(references) - 1)
+    compared = resample({"one": found, "other": references}, references)
+    figures = measure(found, references).figures
+    assert [each.score for each in compared.intervals["one"]] == [figures["bleu"], figures["chrf"]]
+    assert compared.figures == {"bleu_2": pytest.approx(100.0), "chrf_2": pytest.approx(100.0)}
+    first, *_, last = str(compared).splitlines()
+    assert first == f"one    BLEU {figures['bleu']:.2f}, chrF {figures['chrf']:.2f}"
+    assert last == "(no intervals of more than 59 lines)"
 
 
 def test_two_files_are_compared(

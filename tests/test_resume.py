@@ -282,6 +282,12 @@ def test_a_finished_run_is_not_overwritten_when_its_checkpoints_are_gone(tmp_pat
         train_tiny(tmp_path, resume=True)
 
 
+def test_a_saved_model_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}", "utf-8")
+    with pytest.raises(ValueError, match="has a saved model: choose another folder"):
+        train_tiny(tmp_path)
+
+
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         train_tiny(tmp_path, killed_at(("batch", 8)))

@@ -171,6 +171,12 @@ def test_minutes_end_the_training_after_a_last_validation(tmp_path: Path) -> Non
         assert figures["steps"] == steps
 
 
+def test_minutes_end_a_training_whose_updates_take_longer_than_an_epoch(tmp_path: Path) -> None:
+    run = Run(tmp_path, Budget(minutes=1e-9, epochs=3), machine=ON_CPU)
+    figures = train(NextWord(), loader(), None, run, accumulate_grad_batches=1_000)
+    assert figures["steps"] == 1
+
+
 def test_a_run_that_stopped_early_is_only_loaded(tmp_path: Path) -> None:
     def course(resume: bool) -> tuple[NextWord, Mapping[str, float]]:
         run = Run(tmp_path, Budget(epochs=9), seed=1, resume=resume, machine=ON_CPU)

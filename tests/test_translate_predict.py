@@ -184,6 +184,10 @@ def test_lines_that_are_too_long_are_left_out_by_number(folder: Path, source: Pa
     with pytest.warns(UserWarning, match=r"source\.txt, line 2 has \d+ tokens and stays untransl"):
         found = translate.predict(folder, input_file=source, wanted=Wanted(longest=100))
     assert found[1] == ""
+    source.write_text(("eins " * 300 + "\nzwei\n") * 3, "utf-8")
+    with pytest.warns(UserWarning, match=r"line 1 has \d+ tokens and 2 others with up to") as told:
+        translate.predict(folder, input_file=source, wanted=Wanted(longest=100))
+    assert sum("untranslated" in str(each.message) for each in told) == 1
     assert found[0]
     assert found[2]
 

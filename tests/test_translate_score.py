@@ -54,6 +54,23 @@ def test_files_are_compared_before_anything_is_translated(
         translate.score(folder / "target", **given)
 
 
+def test_the_figures_of_a_training_are_not_overwritten(folder: Path) -> None:
+    (folder / "settings.yaml").write_text("beam: 5\n", "utf-8")
+    with pytest.raises(ValueError, match="which has the figures of a training: write a folder"):
+        translate.score(folder / "target", folder / "source", out=folder)
+
+
+def test_a_search_without_a_checkpoint_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="both --hypothesis_file and --length_penalty"):
+        translate.score(folder / "target", folder / "source", search=Search(length_penalty=0.5))
+
+
+def test_translations_that_are_all_empty_have_a_score(folder: Path) -> None:
+    (folder / "found").write_text("\n" * len(LINES), "utf-8")
+    quality = translate.score(folder / "target", folder / "found")
+    assert quality.figures == {"bleu": 0.0, "chrf": 0.0, "exact_match": 0.0}
+
+
 def test_an_accelerator_that_nothing_computes_on_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="both --hypothesis_file and --accelerator"):
         translate.score(folder / "target", folder / "source", accelerator="cpu")

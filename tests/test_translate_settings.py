@@ -184,8 +184,14 @@ def test_own_text_needs_three_sentences() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"attending": Attending(encoder=Encoder("windows(3)"))}, "unknown name 'windows'"),
-        ({"attending": Attending(decoder=Decoder("expander(3)"))}, "a decoder cannot go on by"),
+        (
+            {"attending": Attending(encoder=Encoder("windows(3)"))},
+            r"encoder\.topology: .*name 'windows'",
+        ),
+        (
+            {"attending": Attending(decoder=Decoder("expander(3)"))},
+            r"decoder\.topology: a decoder cannot go",
+        ),
         ({"attending": Attending(decoder=Decoder(score="Dot()"))}, "unknown name 'Dot'"),
         (
             {"attending": Attending(encoder=Encoder(score="DotProduct() + ALiBi(8)"))},
@@ -233,6 +239,20 @@ def test_own_text_needs_three_sentences() -> None:
         (
             {"training": Training(steps=1, vocabulary=0, batch_tokens=100, keep_best=1)},
             "keep_best needs a validation, .*, and steps is 1: write --steps .*out --keep_best",
+        ),
+        (
+            {
+                "training": Training(steps=1, vocabulary=0, batch_tokens=100, keep_best=1),
+                "devices": Devices(2),
+            },
+            "keep_best needs a validation, .*, and steps is 1",
+        ),
+        (
+            {
+                "training": Training(steps=1, vocabulary=0, batch_tokens=100),
+                "devices": Devices(1000),
+            },
+            "examples cannot be shared among 1000 processes",
         ),
         (
             {"attending": Attending("lstm"), "shape": replace(SMALL, norm_first=False)},
@@ -301,6 +321,11 @@ def test_settings_that_cannot_work_are_refused(make: Any, message: str) -> None:
 def test_unknown_words_are_refused(kind: Any, name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         kind(**{name: "x"})
+
+
+def test_passes_differ_by_any_dropout() -> None:
+    for name in ("dropout", "attention_dropout", "activation_dropout"):
+        Training(r_drop=5.0).check_dropout(replace(STILL, **{name: 0.1}).size)
 
 
 def test_more_devices_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,9 +22,9 @@ Ways = list[list[int]]
 class SampledPieces:
     """Byte-pair encoding that leaves out each merge with some probability.
 
-    A word is written in one of `NUM_WAYS` ways, which depend on nothing but the word, the
-    vocabulary and the probability: they are made when the word is met, in whatever process. Which
-    of them it is, the caller draws.
+    A word of at most `LONGEST_WORD` bytes is written in one of `NUM_WAYS` ways, which depend on
+    nothing but the word, the vocabulary and the probability: they are made when the word is met, in
+    whatever process. Which of them it is, the caller draws.
 
     Args:
         tokenizer: byte-pair encoding, see `train_bpe`.

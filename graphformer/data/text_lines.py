@@ -75,7 +75,8 @@ def check_is_file(path: Path) -> None:
         FileNotFoundError: there is none.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}")
+        what = "is a folder" if path.is_dir() else "is no file, which can be read more than once"
+        raise FileNotFoundError(f"{path} {what if path.exists() else 'does not exist'}")
 
 
 def _read_bytes(path: Path) -> bytes:

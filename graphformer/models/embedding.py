@@ -52,7 +52,7 @@ class Embedding(nn.Module):
         scale = self.weight.shape[1] ** 0.5
         if self.positions is None:
             return self.dropout(vectors * scale)
-        where = self.positions(tokens.at[:, 0])
+        where = self.positions(tokens.at[:, 0]).to(vectors.dtype)
         return self.dropout(torch.add(where, vectors, alpha=scale))
 
     def _check(self, ids: Tensor) -> None:

@@ -98,7 +98,14 @@ class BatchOrder:
 
     def __len__(self) -> int:
         """Batches of an epoch for each process."""
-        _, num_processes = self._process()
+        return self.count(self._process()[1])
+
+    def count(self, num_processes: int) -> int:
+        """Batches of an epoch for each of so many processes.
+
+        Raises:
+            ValueError: they cannot have equally many.
+        """
         return (len(self._cut(num_processes)) - 1) // num_processes
 
     def __iter__(self) -> Iterator[PlannedBatch]:
@@ -159,7 +166,7 @@ def cut_further(offsets: Int64[np.ndarray, " cut"], divisor: int) -> Int64[np.nd
     """The cuts, and so many more through the largest runs that `divisor` divides their number.
 
     Raises:
-        ValueError: there are fewer than `divisor` examples.
+        ValueError: there are fewer than `divisor` examples, or each is a run already.
     """
     if offsets[-1] < divisor:
         raise ValueError(
@@ -167,5 +174,10 @@ def cut_further(offsets: Int64[np.ndarray, " cut"], divisor: int) -> Int64[np.nd
         )
     while (len(offsets) - 1) % divisor:
         run = int(np.diff(offsets).argmax())
+        if offsets[run + 1] - offsets[run] == 1:
+            raise ValueError(
+                f"{offsets[-1]} batches of one example each cannot be shared evenly among "
+                f"{divisor} processes: write larger batch_tokens, or use fewer devices"
+            )
         offsets = np.insert(offsets, run + 1, (offsets[run] + offsets[run + 1]) // 2)
     return offsets

@@ -19,6 +19,7 @@ class Clock(Callback):
         self.limit = float("inf") if minutes is None else 60.0 * minutes
         self._earlier = 0.0
         self._is_up = False
+        self._asked = 0
         self._started: float | None = None
 
     @property
@@ -33,13 +34,15 @@ class Clock(Callback):
         trainer.should_stop = self._is_up or (trainer.should_stop and not was_up)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._started = time.monotonic()
+        self._started, self._asked = time.monotonic(), trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.limit == float("inf") or (batch_idx + 1) % trainer.accumulate_grad_batches:
+        # Between two updates gradients are under way, which a checkpoint has none of.
+        if self.limit == float("inf") or trainer.global_step == self._asked:
             return
+        self._asked = trainer.global_step
         if trainer.strategy.broadcast(self.seconds >= self.limit):
             self._is_up = trainer.should_stop = True
 

@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from graphformer.machine import keep_few_products
+from graphformer.models.pretrained import CONFIG
 from graphformer.tasks.checkpoints import WholeCheckpoints, list_checkpoints, newest_intact
 from graphformer.tasks.clock import Clock
 from graphformer.tasks.history import History, latest_values, read_history
@@ -210,10 +211,10 @@ def find_checkpoint(run: Run) -> Path | None:
 
 
 def check_new(out: Path) -> None:
-    """Does nothing where no run has left checkpoints or results in `out` or its folders of seeds.
+    """Does nothing where `out` and its folders of seeds have no run and no saved model.
 
     Raises:
-        ValueError: one has, and would be overwritten.
+        ValueError: one has, which would be overwritten.
     """
     folders = [out, *seed_folders(out)]
     where = {each: "" if each == out else f" (in {each.name})" for each in folders}
@@ -226,6 +227,8 @@ def check_new(out: Path) -> None:
     for folder in folders:
         if (folder / METRICS).exists():
             raise ValueError(f"{out} has a finished run{where[folder]}: choose another folder")
+        if (folder / CONFIG).exists():
+            raise ValueError(f"{out} has a saved model{where[folder]}: choose another folder")
 
 
 def seed_folders(out: Path) -> list[Path]:
@@ -245,9 +248,10 @@ def announce(
     where = (
         f"{device} ({threads} thread{'s' * (threads > 1)})" if device.type == "cpu" else f"{device}"
     )
+    count = batches.sampler.count(trainer.world_size)
     parts = [
         f"{num_parameters:,} parameters",
-        f"{len(batches)} {'batch' if len(batches) == 1 else 'batches'} an epoch",
+        f"{count} {'batch' if count == 1 else 'batches'} an epoch",
         f"{where} in {trainer.precision}",
         "from the start" if checkpoint is None else f"from {checkpoint}",
     ]

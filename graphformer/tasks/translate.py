@@ -10,10 +10,9 @@ import torch
 
 from graphformer.data.text_lines import read_lines
 from graphformer.tasks.device import Accelerator, find_device
-from graphformer.tasks.plots import where_installed
 from graphformer.tasks.record import write_metrics
 from graphformer.tasks.run import Run, is_first_process, repeat
-from graphformer.tasks.settings import Job, check_folder, keep_settings
+from graphformer.tasks.settings import SETTINGS, Job, check_folder, keep_settings
 from graphformer.tasks.translation.alignment import align_words
 from graphformer.tasks.translation.attending import Attending
 from graphformer.tasks.translation.bootstrap import resample
@@ -66,7 +65,7 @@ def fit(
     tokenize = scoring.finds_words(corpus)
     attending = attending.completed(shape.size)
     attending.check_fits(shape.size)
-    training.check_dropout(shape.size.dropout)
+    training.check_dropout(shape.size)
     training.check_tested()
     course = training.course
     machine = devices.machine(job.device, course.precision)
@@ -146,8 +145,7 @@ def predict(
             best += found if ends else []
     prediction.warn()
     if plot_alignment is not None and text is not None:
-        with where_installed():
-            plot(align_words(translator, [text], best)[0], plot_alignment)
+        plot(align_words(translator, [text], best)[0], plot_alignment)
     return best
 
 
@@ -185,26 +183,30 @@ def score(
     """
     if out is not None:
         check_folder(out)
+        if (out / SETTINGS).exists():
+            raise ValueError(
+                f"out is {out}, which has the figures of a training: write a folder of its own"
+            )
     tokenize, device = scoring.finds_words(), torch.device("cpu")
-    wanted_device = None if accelerator == "auto" else accelerator
-    for name, given in (
-        ("checkpoint", checkpoint),
-        ("source_file", source_file),
-        ("accelerator", wanted_device),
+    for name, is_given in (
+        ("checkpoint", checkpoint is not None),
+        ("source_file", source_file is not None),
+        ("accelerator", accelerator != "auto"),
+        *((name, value != getattr(SEARCH, name)) for name, value in vars(search).items()),
     ):
-        if hypothesis_file is not None and given is not None:
+        if hypothesis_file is not None and is_given:
             raise ValueError(
                 f"there are both --hypothesis_file and --{name}: leave one of them out"
             )
     references = read_lines(target_file)
-    others = {} if other_file is None else {other_file: read_lines(other_file)}
+    others = {} if other_file is None else {other_file: read_all(other_file)}
     if hypothesis_file is not None:
-        found, how = read_lines(hypothesis_file), f"translations of {hypothesis_file}"
+        found, how = read_all(hypothesis_file), f"translations of {hypothesis_file}"
         check_partners({hypothesis_file: found} | others, target_file, references)
     elif checkpoint is not None and source_file is not None:
         device = find_device(accelerator)
         translator = load_translator(checkpoint, device)
-        sources = [line for chunk in Lines(source_file) for line in chunk]
+        sources = read_all(source_file)
         check_partners({source_file: sources} | others, target_file, references)
         with progress(len(sources), hidden=False) as report:
             prediction = Prediction(translator, search, WANTED, str, str(source_file), report)
@@ -216,9 +218,10 @@ def score(
             "there is nothing to score: write --hypothesis_file, or --checkpoint and --source_file"
         )
     quality = measure(found, references, tokenize)
+    print(quality, flush=True)
     systems = {how: found} | {str(file): lines for file, lines in others.items()}
     compared = resample(systems, references, tokenize)
-    print(quality, compared, sep="\n")
+    print(compared)
     if out is not None:
         write_metrics(
             out,
@@ -231,6 +234,11 @@ def score(
             precision="32-true" if checkpoint is None else search.decoding_precision,
         )
     return quality
+
+
+def read_all(path: Path) -> list[str]:
+    """All lines of a file; one that is not UTF-8 is warned of and empty."""
+    return [line for chunk in Lines(path) for line in chunk]
 
 
 def load_translator(checkpoint: Path, device: torch.device) -> Translator:

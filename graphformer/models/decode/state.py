@@ -21,7 +21,7 @@ MOST_DONE = 0.2
 
 @runtime_checkable
 class Decoder(Protocol):
-    """What a search needs of a model: `Transformer` and `LanguageModel` have it."""
+    """What a search needs of a model: a model of `graphformer.models` that decodes has it."""
 
     training: bool
 

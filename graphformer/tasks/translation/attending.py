@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from graphformer.models.recurrent import AttentionalLSTM
 from graphformer.models.sequence import Size, Transformer
-from graphformer.models.stack import LINEAR, make_feed_forward
+from graphformer.models.stack import LINEAR, as_topology, causal_topology, make_feed_forward
 from graphformer.scores import ALiBi, Rotary, Score, T5Bias
 from graphformer.tasks.fitting import check_edges, check_score, check_width
 
@@ -123,10 +125,10 @@ class Attending:
             if part.score is not None:
                 check_score(f"{name}.score", part.score, size.heads)
             check_edges(f"{name}.topology", part.topology, [])
-            try:
+            with named(f"{name}.topology"):
+                causal_topology(part.topology) if name == "decoder" else as_topology(part.topology)
+            with named(f"{name}.feed_forward"):
                 make_feed_forward(part.feed_forward, size, causal=name == "decoder")
-            except ValueError as error:
-                raise ValueError(f"{name}.feed_forward: {error}") from error
         self._warn_of_bags()
 
     def make_model(self, vocabulary: int | tuple[int, int], size: Size) -> Translating:
@@ -177,6 +179,15 @@ class Attending:
 
 
 Translating = Transformer | AttentionalLSTM
+
+
+@contextmanager
+def named(setting: str) -> Iterator[None]:
+    """An error in the block says of which setting it is."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{setting}: {error}") from error
 
 
 def _knows_positions(score: str) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan, nan
 from typing import Any, NamedTuple
 
 from sacrebleu.significance import PairedTest
 
-from graphformer.tasks.translation.scores import check_lines, metrics
+from graphformer.tasks.translation.scores import check_lines, measure, metrics
 
 NUM_RESAMPLES = 1000
+# Of more lines there are no intervals: sacreBLEU's take 80 kB a line.
+MOST_LINES = 20_000
 
 
 class Interval(NamedTuple):
@@ -18,7 +21,7 @@ class Interval(NamedTuple):
     Attributes:
         metric: "BLEU" or "chrF".
         score: of the test set itself.
-        mean: over the resampled ones.
+        mean: over the resampled ones, of which NaN says that there are none.
         half: half the width of the interval around the mean that holds 95% of them.
         p_value: how often a difference as large as that to the first system comes of the resampling
             alone; None for the first itself.
@@ -31,6 +34,8 @@ class Interval(NamedTuple):
     p_value: float | None = None
 
     def __str__(self) -> str:
+        if isnan(self.mean):
+            return f"{self.metric} {self.score:.2f}"
         p_value = "" if self.p_value is None else f", p = {self.p_value:.4f}"
         return f"{self.metric} {self.score:.2f} ({self.mean:.2f} +- {self.half:.2f}{p_value})"
 
@@ -51,9 +56,12 @@ class Comparison(NamedTuple):
         for number, each in enumerate(self.intervals.values(), start=1):
             for metric, score, mean, half, p_value in each:
                 name = metric.lower() if number == 1 else f"{metric.lower()}_{number}"
-                found |= {f"{name}_resampled": mean, f"{name}_interval": half}
+                if number > 1:
+                    found[name] = score
+                if not isnan(mean):
+                    found |= {f"{name}_resampled": mean, f"{name}_interval": half}
                 if p_value is not None:
-                    found |= {name: score, f"{name}_p": p_value}
+                    found[f"{name}_p"] = p_value
         return found
 
     def __str__(self) -> str:
@@ -62,6 +70,8 @@ class Comparison(NamedTuple):
             f"{name.ljust(width)}  {', '.join(map(str, each))}"
             for name, each in self.intervals.items()
         ]
+        if any(isnan(one.mean) for each in self.intervals.values() for one in each):
+            return "\n".join([*rows, f"(no intervals of more than {MOST_LINES:,} lines)"])
         how = f"(mean and 95% interval of {NUM_RESAMPLES:,} resampled test sets"
         if len(rows) > 1:
             how += ", the same for all; p of the difference to the first"
@@ -72,6 +82,8 @@ def resample(
     systems: dict[str, list[str]], references: list[str], tokenize: str = "13a"
 ) -> Comparison:
     """The intervals of each system's scores, all on the same resampled test sets.
+
+    Of more than `MOST_LINES` lines the scores alone.
 
     Args:
         systems: translations of each system by its name.
@@ -85,6 +97,10 @@ def resample(
     """
     for lines in systems.values():
         check_lines(lines, references)
+    if len(references) > MOST_LINES:
+        return Comparison(
+            {name: _alone(lines, references, tokenize) for name, lines in systems.items()}
+        )
     bleu, chrf = metrics(tokenize)
     names = list(systems)
     # A system against itself has an interval, and a p-value that says nothing.
@@ -103,3 +119,9 @@ def resample(
             p_value = float(result.p_value) if at else None
             found[name].append(Interval(metric, score, mean, half, p_value))
     return Comparison(found)
+
+
+def _alone(lines: list[str], references: list[str], tokenize: str) -> list[Interval]:
+    """The scores of a system, without intervals."""
+    figures = measure(lines, references, tokenize).figures
+    return [Interval(metric, figures[metric.lower()], nan, nan) for metric in ("BLEU", "chrF")]

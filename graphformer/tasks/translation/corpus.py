@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from torch import Tensor
 from graphformer.data.cleaning import drop, find_flaws, keys
 from graphformer.data.dates import dates
 from graphformer.data.multi30k import multi30k
-from graphformer.data.parallel import Pairs, TextSplits, choose, line_number, parallel
+from graphformer.data.parallel import Pair, Pairs, TextSplits, choose, line_number, parallel
 from graphformer.data.vocabulary import END, START, Kind, train_characters, train_pieces
 from graphformer.models.stack import of_each
 from graphformer.tasks.batches import BatchOrder
@@ -29,7 +29,8 @@ from graphformer.tokens import Tokens, sequences
 HELD_OUT, MOST_HELD_OUT = 0.05, 1000
 # In characters: what is longer is no sentence, and held out only where there is nothing else.
 LONGEST_HELD_OUT = 2000
-
+# Pairs that are encoded at once.
+AT_ONCE = 4096
 
 # Options of a corpus that it alone has, and those that the embedded one has not.
 OF_MULTI30K = ("data_dir", "variant", "source", "target")
@@ -230,11 +231,20 @@ def encode_pairs(
     tokenizer: Tokenizer | tuple[Tokenizer, Tokenizer], pairs: Pairs
 ) -> list[EncodedPair]:
     """The ids of each pair, by the joint vocabulary or those of (source, target)."""
-    sources, targets = (
-        each.encode_batch([pair[side] for pair in pairs])
-        for side, each in enumerate(of_each(tokenizer))
-    )
-    return [make_pair(one.ids, other.ids) for one, other in zip(sources, targets, strict=True)]
+    made: list[EncodedPair] = []
+    for chunk in chunks(pairs):
+        sources, targets = (
+            each.encode_batch([pair[side] for pair in chunk])
+            for side, each in enumerate(of_each(tokenizer))
+        )
+        made += [make_pair(one.ids, other.ids) for one, other in zip(sources, targets, strict=True)]
+    return made
+
+
+def chunks(pairs: Pairs) -> Iterator[list[Pair]]:
+    """The pairs, so many at a time: encoded text takes a hundred times what its ids take."""
+    for start in range(0, len(pairs), AT_ONCE):
+        yield list(pairs[start : start + AT_ONCE])
 
 
 def make_pair(source: list[int], target: list[int]) -> EncodedPair:

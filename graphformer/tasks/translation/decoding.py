@@ -68,13 +68,7 @@ def find(
     found = [[Found("", 0.0)] for _ in lines]
     sources = encode_sources(translator.source_tokenizer, lines)
     lengths = [len(source) for source in sources]
-    for number, length in enumerate(lengths, start=first + 1):
-        if length - 1 > wanted.longest:
-            warnings.warn(
-                f"{name}, line {number:,} has {length - 1:,} tokens and stays untranslated: cut it "
-                f"into sentences, or predict with --longest {length - 1}",
-                stacklevel=2,
-            )
+    _warn_of_long(lengths, wanted.longest, first, name)
     chosen_lines = [
         index
         for index, line in enumerate(lines)
@@ -159,6 +153,21 @@ def decode(
         max_length=limits,
     )
     return [each[: wanted.n_best] for each in found]
+
+
+def _warn_of_long(lengths: list[int], longest: int, first: int, name: str) -> None:
+    """Warns, once, of the lines that are too long to be translated."""
+    long = [at for at, length in enumerate(lengths) if length - 1 > longest]
+    if not long:
+        return
+    most = max(lengths[at] for at in long) - 1
+    others = f" and {len(long) - 1:,} others with up to {most:,}" if len(long) > 1 else ""
+    stay = "stay" if others else "stays"
+    warnings.warn(
+        f"{name}, line {first + long[0] + 1:,} has {lengths[long[0]] - 1:,} tokens{others} and "
+        f"{stay} untranslated: cut into sentences, or predict with --longest {most}",
+        stacklevel=3,
+    )
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from math import ceil
 from typing import Any, NamedTuple
@@ -28,15 +28,13 @@ from graphformer.models.stack import of_each
 from graphformer.tasks.loader import Examples, Loader
 from graphformer.tasks.translation.corpus import (
     PairBatch,
+    chunks,
     collate,
     encode_pairs,
     make_loader,
     make_pair,
 )
 from graphformer.tasks.translation.settings import Course
-
-# Pairs that are encoded at once to measure them.
-AT_ONCE = 4096
 
 # The ways to write each word of a source and of its target.
 SplitPair = tuple[list[Ways], list[Ways]]
@@ -177,12 +175,6 @@ def measure_lengths(
             lengths[start : start + len(chunk), side] = [len(one.ids) for one in encoded]
         start += len(chunk)
     return lengths
-
-
-def chunks(pairs: Pairs) -> Iterator[list[Pair]]:
-    """The pairs, so many at a time."""
-    for start in range(0, len(pairs), AT_ONCE):
-        yield list(pairs[start : start + AT_ONCE])
 
 
 def check_batch(batch_tokens: int, longest: int) -> None:

@@ -17,6 +17,8 @@ from graphformer.data.text_lines import check_can_be_read
 # What is read at once, in bytes: some thousand lines, of which those of like length are translated
 # together. A pipe gives what it has, be it less.
 AT_ONCE = 2**18
+# Lines that are warned of one by one.
+NUM_NAMED = 5
 
 
 @runtime_checkable
@@ -30,7 +32,8 @@ class Lines:
     """The lines of a file, or of the standard input, in chunks of what is there.
 
     Lines end at a newline alone, with or without a carriage return before it. One that is not UTF-8
-    is warned of and taken as empty, so that the others keep their places.
+    is taken as empty, so that the others keep their places; the first few are warned of by number,
+    the rest together.
 
     Args:
         path: of the file, decompressed where it ends in `.gz`; the standard input where left out.
@@ -48,6 +51,7 @@ class Lines:
         self.path = path
         self.name = "the standard input" if path is None else str(path)
         self.count = None
+        self._num_bad = 0
         if path is not None:
             check_can_be_read(path)
         self.is_file = path is not None and path.is_file()
@@ -59,13 +63,19 @@ class Lines:
             self.count = count_lines(path)
 
     def __iter__(self) -> Iterator[list[str]]:
-        number = 0
+        number = self._num_bad = 0
         with self._open() as stream:
             for chunk in whole_lines(stream):
                 yield [self._decoded(line, number + at) for at, line in enumerate(chunk, start=1)]
                 number += len(chunk)
         if self.is_file and not number:
             raise ValueError(self._empty)
+        if (more := self._num_bad - NUM_NAMED) > 0:
+            warnings.warn(
+                f"{self.name}: {more:,} more {'line is' if more == 1 else 'lines are'} not UTF-8, "
+                "and empty",
+                stacklevel=2,
+            )
 
     @property
     def _empty(self) -> str:
@@ -94,12 +104,14 @@ class Lines:
         try:
             return line.removesuffix(b"\r").decode("utf-8")
         except UnicodeDecodeError as error:
-            warnings.warn(
-                f"{self.name}, line {number}, byte {error.start + 1}: not UTF-8 "
-                f"(0x{line[error.start]:02x}); it stays empty, convert it first, for example with: "
-                "iconv -f LATIN1 -t UTF-8",
-                stacklevel=2,
-            )
+            self._num_bad += 1
+            if self._num_bad <= NUM_NAMED:
+                warnings.warn(
+                    f"{self.name}, line {number}, byte {error.start + 1}: not UTF-8 "
+                    f"(0x{line[error.start]:02x}); it stays empty, convert it first, for example "
+                    "with: iconv -f LATIN1 -t UTF-8",
+                    stacklevel=2,
+                )
             return ""
 
 

@@ -74,9 +74,9 @@ class Task:
             ValueError: a notation cannot be read, sizes do not fit each other, a sentence is too
                 long for a batch, or what needs a validation would get none.
         """
-        batches, _ = self._load()
-        alone = (machine.devices, machine.num_nodes) == (1, 1)
-        self.course.check_validated(len(batches) if alone else 1)
+        num_processes = machine.devices * machine.num_nodes
+        count, _ = (each.sampler.count(num_processes) for each in self._load())
+        self.course.check_validated(count)
         shortest = min((source for source, _ in self._training.pairs), key=len)
         best_of(self._translator(), [shortest], self.search)
 
@@ -131,7 +131,8 @@ class Task:
         print(show_samples(sources, found, references))
         cut = f"; {num_cut:,} of them are cut at their limit" if num_cut else ""
         print(f"test set of {len(found):,}, translated in {time.monotonic() - start:.0f} s{cut}")
-        print(quality, resample({"test": found}, references, self.tokenize), sep="\n")
+        print(quality, flush=True)
+        print(resample({"test": found}, references, self.tokenize))
         return quality
 
     def write(self, out: Path, figures: Mapping[str, object], seeds: list[int]) -> None:
@@ -167,13 +168,14 @@ class Task:
     def _facts(self) -> tuple[str, float]:
         """What a translator knows of the training text: its characters and its growth.
 
-        The former a vocabulary of bytes does not tell. For the latter, in characters, translations
-        are long enough but for one in a thousand: an outlier would keep all others from an end.
+        The former, of the source where it has a vocabulary of its own, one of bytes does not tell.
+        For the latter, in characters, translations are long enough but for one in a thousand: an
+        outlier would keep all others from an end.
         """
         found: set[str] = set()
         growths = array("d")
         for source, target in self._training.pairs:
-            found.update(source, target)
+            found.update(source, "" if isinstance(self.tokenizer, tuple) else target)
             growths.append((len(target) - MORE) / len(source))
         return "".join(sorted(found)), max(2.0, float(np.quantile(growths, 0.999, method="lower")))
 

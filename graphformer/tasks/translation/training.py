@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from graphformer.models.sequence import Size
 from graphformer.tasks.run import Machine
 from graphformer.tasks.schedule import Schedule
 from graphformer.tasks.settings import check_least
@@ -52,13 +53,14 @@ class Updates:
         check_least(self, warmup_steps=1, accumulate=1)
         check_not_negative(self, "clip", "r_drop")
 
-    def check_dropout(self, dropout: float) -> None:
-        """Does nothing where a model with this dropout can be trained so.
+    def check_dropout(self, size: Size) -> None:
+        """Does nothing where a model of this size, and with its dropout, can be trained so.
 
         Raises:
             ValueError: passes are to differ that cannot.
         """
-        if self.r_drop and not dropout:
+        some = size.dropout or size.attention_dropout or size.activation_dropout
+        if self.r_drop and not some:
             raise ValueError(
                 f"r_drop is {self.r_drop}, and dropout is 0, so that two passes are the same: "
                 "write dropout of above 0, or r_drop=0"

@@ -66,6 +66,7 @@ class Translator:
 
     def unknown_characters(self, lines: list[str]) -> Counter[str]:
         """How often each character stands in the lines that training never showed."""
+        lines = [line.strip() for line in lines]
         if self.characters:
             known = set(self.characters)
             return Counter(each for line in lines for each in line if each not in known)
