@@ -173,7 +173,8 @@ def test_minutes_end_the_training_after_a_last_validation(tmp_path: Path) -> Non
 
 def test_minutes_end_a_training_whose_updates_take_longer_than_an_epoch(tmp_path: Path) -> None:
     run = Run(tmp_path, Budget(minutes=1e-9, epochs=3), machine=ON_CPU)
-    figures = train(NextWord(), loader(), None, run, accumulate_grad_batches=1_000)
+    sentences = loader(), loader(max_tokens=40)
+    figures = train(NextWord(), *sentences, run, accumulate_grad_batches=1_000)
     assert figures["steps"] == 1
 
 
