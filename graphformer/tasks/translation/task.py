@@ -74,7 +74,7 @@ class Task:
             ValueError: a notation cannot be read, sizes do not fit each other, a sentence is too
                 long for a batch, or what needs a validation would get none.
         """
-        num_processes = machine.devices * machine.num_nodes
+        num_processes = int(machine.devices) * machine.num_nodes
         count, _ = (each.sampler.count(num_processes) for each in self._load())
         self.course.check_validated(count)
         shortest = min((source for source, _ in self._training.pairs), key=len)
