@@ -16,7 +16,7 @@ from graphformer.backends.request import innermost, prepare
 from graphformer.graph import TokenGraph
 from graphformer.planner import Plan, make_plan
 from graphformer.refusals import check_kinds, check_made_for, check_operands, check_prepared
-from graphformer.scores import Bias, DotProduct, Score
+from graphformer.scores import Bias, DotProduct, Pointwise, Score
 
 NORMALIZERS = ("softmax", "sum", "none")
 # Plans that a graph keeps of those that nothing but calls asked for: more than a model has.
@@ -86,8 +86,8 @@ def attend_prepared(
     dim = value.shape[2] if operands.query is None else operands.query.shape[2]
     kind = score if score.planned_as is None else score.planned_as
     key = _Key(
-        kind, heads, value.shape[1], dim, value.shape[2], value.dtype, normalize, dropout,
-        edge_sum, backend, return_weights, grad,
+        kind, _pointwise(score), heads, value.shape[1], dim, value.shape[2], value.dtype,
+        normalize, dropout, edge_sum, backend, return_weights, grad,
     )  # fmt: skip
     if type(innermost(score.core)) is not DotProduct:
         check_prepared(operands, graph, heads)
@@ -174,6 +174,7 @@ class _Key(NamedTuple):
     """What the plans of a graph are found by."""
 
     score: Score
+    pointwise: Pointwise | None
     heads: int
     kv_heads: int
     dim: int
@@ -185,6 +186,12 @@ class _Key(NamedTuple):
     backend: str | None
     return_weights: bool
     grad: bool
+
+
+def _pointwise(score: Score) -> Pointwise | None:
+    """The function of a finished score, which may be another than when it was planned."""
+    found: Pointwise | None = getattr(score.core, "pointwise", None)
+    return found
 
 
 def _key(
@@ -214,7 +221,13 @@ def _key(
             raise TypeError(f"a plan has no setting {name!r}; known are {', '.join(asked)}")
     asked |= settings
     kind = score if score.planned_as is None else score.planned_as
-    return _Key(score=kind, heads=heads, dim=dim, dtype=dtype, grad=training, **asked)
+    if asked["kv_heads"] < 1 or heads % asked["kv_heads"]:
+        raise ValueError(
+            f"{heads} heads of queries cannot share {asked['kv_heads']} of keys and values evenly: "
+            "write a number that divides the first"
+        )
+    numbers: dict[str, Any] = {"heads": heads, "dim": dim, "dtype": dtype, "grad": training}
+    return _Key(score=kind, pointwise=_pointwise(score), **numbers, **asked)
 
 
 def _keys(
@@ -280,7 +293,7 @@ def _request(graph: TokenGraph, key: _Key) -> Request:
     if not 0 <= key.dropout < 1:
         raise ValueError(f"dropout is a probability below 1, it is {key.dropout}")
     settings = key._asdict()
-    del settings["backend"]
+    del settings["backend"], settings["pointwise"]
     request = Request(graph, **settings)
     _check_edge_data(request)
     request.settle()

@@ -39,6 +39,12 @@ class EdgeValues(NamedTuple):
         return self.values
 
 
+def version(given: EdgeValues) -> tuple[int, ...]:
+    """What differs once the values were changed in place; of those of inference mode nothing."""
+    tensors = [x for x in (given.values, given.missing) if isinstance(x, Tensor)]
+    return tuple(-1 if each.is_inference() else each._version for each in tensors)
+
+
 def hop_distance(
     edge_index: Int[Tensor, "2 edge"], largest: int = 8, num_nodes: int | None = None
 ) -> EdgeValues:

@@ -107,7 +107,7 @@ class TokenGraph:
         self.plans: dict[Any, Any] = {}
         self.unasked: deque[Any] = deque()  # keys of plans that calls made and `plan` did not
         self._made: dict[str, Any] = {}
-        self._values: dict[tuple[str, str], Tensor] = {}
+        self._values: dict[tuple[str, str], tuple[tuple[int, ...], Tensor]] = {}
         self.repeats = edge_index is not None
         if edge_index is not None:
             self._made["edge_index"] = edge_index
@@ -270,6 +270,8 @@ class TokenGraph:
         Raises:
             ValueError: if a name is unknown or values do not fit its edges.
         """
+        # Made here, they are of the graph that was bound, and hold none of the new values.
+        _ = self.query_side, self.key_side
         graph = TokenGraph(self.topology, self.queries, self.keys, self.edge_data)
         graph.plans, graph.unasked = self.plans, self.unasked
         graph._made, graph.repeats = self._made, self.repeats
@@ -341,13 +343,15 @@ class TokenGraph:
     def _keep(
         self, place: tuple[str, str], value: EdgeValues, make: Callable[[], Tensor]
     ) -> Tensor:
-        """What `make` makes of edge data, once; anew each time where gradients may be wanted."""
-        if edges_of.requires_grad(value):
+        """What `make` makes of edge data, once; anew where they change or may want gradients."""
+        if torch.compiler.is_compiling() or edges_of.requires_grad(value):
             return make()
-        if place not in self._values:
+        version = edges_of.version(value)
+        found = self._values.get(place)
+        if found is None or found[0] != version:
             with torch.inference_mode(False):
-                self._values[place] = make()
-        return self._values[place]
+                found = self._values[place] = version, make()
+        return found[1]
 
     def _lay_out(self) -> Rectangle:
         from graphformer.rectangle import make_rectangle

@@ -54,6 +54,23 @@ def test_no_number_comes_before_a_later_infinitely_small_one(instruction_set: st
     assert find_best(row, 3).columns.tolist() == [[65, 0, 1]]
 
 
+def test_sums_of_what_is_not_finite_are_those_of_torch(instruction_set: str) -> None:
+    table = torch.randn(5, 70)
+    table[0, 3] = torch.inf
+    table[1] = torch.nan
+    table[2, 68] = torch.nan
+    table[3, 1], table[3, 69] = torch.inf, torch.nan
+    table[4, :69] = -torch.inf
+    best = find_best(table, 2)
+    torch.testing.assert_close(best.log_sums, table.logsumexp(1), equal_nan=True)
+
+
+@pytest.mark.parametrize("count", [0, 4])
+def test_more_entries_than_there_are_are_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=f"count is {count}, of rows of 3: ask for one entry at"):
+        find_best(torch.tensor([[1.0, 2.0, 3.0]]), count)
+
+
 def test_every_instruction_set_finds_the_same(instruction_set: str) -> None:
     table = torch.randn(5, 1029).round(decimals=1)
     best = find_best(table, 10)

@@ -271,3 +271,26 @@ def test_block_keeps_what_it_needs_of_a_memory_from_the_first_step() -> None:
         graph, cross = gf.causal().bind(new, cache.tokens), gf.complete().bind(new, memory)
         rows.append(block(new.x, graph, memory.x, cross, cache))
     torch.testing.assert_close(torch.cat(rows), whole, rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+def test_tokens_and_graph_of_a_step_must_fit() -> None:
+    """Kernels would write behind the end of what is too small."""
+    layer, source = Attention(8, 2), sequences([torch.zeros(5, 1)] * 2)
+    prompt, cache = gf.causal().bind(source), Cache(2)
+    cache.extend(sequences([torch.zeros(1, 8)] * 2))
+    with pytest.raises(ValueError, match="has 2 tokens, and its graph was bound to 10: take the"):
+        layer(torch.randn(2, 8), prompt, cache=cache)
+
+
+@torch.no_grad()
+def test_a_memory_and_its_graph_must_fit() -> None:
+    layer, cache, x = Attention(8, 2), Cache(1), torch.randn(1, 8)
+    one = sequences([torch.zeros(1, 1)])
+    for size in (3, 9):
+        cross = gf.complete().bind(one, keys=sequences([torch.zeros(size, 1)]))
+        if size == 3:
+            layer(x, cross, torch.randn(size, 8), cache)
+            continue
+        with pytest.raises(ValueError, match="has 3 tokens, and its graph was bound to 9"):
+            layer(x, cross, torch.randn(size, 8), cache)

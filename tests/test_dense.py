@@ -98,14 +98,19 @@ def test_dropout_is_replayed(executor: str, monkeypatch: pytest.MonkeyPatch) -> 
     torch.testing.assert_close((outside * out).sum(), (gradient * value).sum())
 
 
-def test_the_first_plan_measures_all_lengths(measured: dict[str, str]) -> None:
+def test_the_first_plan_measures_all_lengths(
+    measured: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """So that a checkpoint, however early, keeps what all later batches are planned with."""
     settings = {"heads": 2, "dim": 8, "training": True, "backend": "dense"}
     gf.plan(bind(9, 4, 17), **settings)
-    assert len(measured) == 2 * len(executors.LENGTHS)
+    # Even, ragged and single examples, each with products and without.
+    assert len(measured) == 6 * len(executors.LENGTHS)
     known = dict(measured)
-    for lengths in ((2, 3), (30, 30, 30), (500, 100), (700, 700)):
+    for lengths in ((2, 3), (30, 30, 30), (500, 100), (700, 700), (40,)):
         gf.plan(bind(*lengths), **settings)
+    monkeypatch.setattr(executors, "MOST_BYTES", 100)
+    gf.plan(bind(9, 8, 3), **settings)
     assert measured == known
 
 

@@ -213,3 +213,18 @@ def test_the_drop_ins_are_loaded_when_they_are_asked_for() -> None:
     assert gf.accelerate is ours.accelerate
     with pytest.raises(AttributeError, match="has no attribute 'accelerated'"):
         _ = gf.accelerated  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["lin", "lin_edge"])
+def test_what_was_set_on_a_map_is_called(name: str) -> None:
+    kind = pyg.GATConv if name == "lin" else pyg.TransformerConv
+    layer = kind(8, 64, edge_dim=3, **({"add_self_loops": False} if name == "lin" else {}))
+    linear = getattr(layer, name)
+    width = linear.weight.shape[0]
+    linear.forward = lambda x: torch.full((len(x), width), 0.5)
+    index = torch.randint(0, 1500, (2, 4000), generator=torch.Generator().manual_seed(0))
+    given = torch.randn(1500, 8), index, torch.randn(4000, 3)
+    expected = layer(*given)
+    model = nn.ModuleList([layer])
+    assert len(gf.accelerate(model).swapped) == 1
+    torch.testing.assert_close(model[0](*given), expected, rtol=1e-4, atol=1e-5)

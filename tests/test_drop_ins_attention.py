@@ -232,6 +232,15 @@ def test_what_is_wrong_is_refused_as_in_torch(arguments: dict[str, Any]) -> None
         drop(x, x, x, **arguments)
 
 
+def test_the_edges_of_a_mask_are_counted_once_for_all_examples() -> None:
+    mask = torch.rand(5, 5, generator=torch.Generator().manual_seed(0)) < 0.4
+    with attending() as spy:
+        drop = ours.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+        drop(*[torch.randn(3, 5, WIDTH)] * 3, attn_mask=mask, need_weights=False)
+    graph = spy.call_args.args[3]
+    assert graph.num_edges == 3 * int((~mask).sum()) == graph.edge_index.shape[1]
+
+
 def test_masks_are_bound_once_for_all_layers() -> None:
     encoder = nn.TransformerEncoder(
         nn.TransformerEncoderLayer(WIDTH, HEADS, 8, dropout=0.0, batch_first=True), 2

@@ -166,6 +166,9 @@ def test_gat_takes_sizes_and_keys_alone() -> None:
         same(drop((memory, None), edge_index), theirs((memory, None), edge_index))
     with pytest.raises(ValueError, match="expected size"):
         drop((memory, x), edge_index, size=(4, 3))
+    drop, theirs = make_pair("GATConv", 8, 32, heads=2, add_self_loops=False)
+    unsaid = drop((memory, None), edge_index, size=(4, None))
+    same(unsaid, theirs((memory, None), edge_index, size=(4, None)))
 
 
 @pytest.mark.parametrize("name", ATTENTION[1:])

@@ -98,3 +98,24 @@ def test_forward_mode_is_refused_by_name() -> None:
         dual = forward_ad.make_dual(x, torch.ones_like(x))
         with pytest.raises(RuntimeError, match="has no forward mode; write"):
             gf.attend(dual, x, x, graph, backend="sparse")
+
+
+@needs_kernels
+def test_a_score_elsewhere_is_refused() -> None:
+    graph = gf.edges(torch.tensor([[0, 1], [1, 0]])).bind(gf.sequences([torch.zeros(2, 1)]))
+    x = torch.randn(2, 1, 4)
+    with pytest.raises(ValueError, match="is on meta, and the graph on cpu: move both to one"):
+        gf.attend(x, x, x, graph, gf.GATv2(1, 4).to("meta"), backend="sparse")
+
+
+@needs_kernels
+def test_a_key_that_is_no_number_leaves_none_to_the_queries_that_hear_it() -> None:
+    graph = gf.edges(torch.tensor([[0, 1, 2], [0, 0, 1]])).bind(gf.sequences([torch.zeros(3, 1)]))
+    query, key = torch.ones(3, 2, 4), torch.ones(3, 2, 4)
+    key[1] = torch.nan
+    value = torch.randn(3, 2, 4, requires_grad=True)
+    asked = {"return_weights": True, "backend": "sparse"}
+    found = gf.attend(query, key, value, graph, **asked)
+    assert found.weights.isnan().tolist() == [[True, True], [True, True], [False, False]]
+    found.out.sum().backward()
+    assert value.grad.isnan().all(2).tolist() == [[True, True], [True, True], [False, False]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -188,3 +190,13 @@ def test_attention_with_dropout_runs_on_it() -> None:
     made = gf.plan(graph, heads=2, dim=8, training=True, dropout=0.1, backend="dense")
     assert dense.chosen_executor(made.request) == "tiles"
     assert "a kernel of this library" in str(made)
+
+
+def test_it_runs_nowhere_but_on_the_cpu() -> None:
+    """Elsewhere it would take addresses that are none of this memory."""
+    graph = gf.complete().bind(tokens(4, 3))
+    request = request_on(graph, 2, 2, 8, 8, dtype=torch.float32, dropout=0.1)
+    assert tiles.can_run(request)
+    elsewhere = replace(request, graph=graph.to("meta"))
+    assert elsewhere.graph.device.type == "meta"
+    assert not tiles.can_run(elsewhere)

@@ -27,6 +27,8 @@ TRIAL_HEADS = 4
 # Called in turns at least twice and at most so often, for no longer than this.
 TURNS = 6
 SECONDS = 0.03
+# What the faster one depends on, beside lengths, dimensions and dtype.
+KINDS = ("causal", "alone", "with few queries", "masked", "ragged")
 # Products hold their weights in memory: they must be so much faster to be worth it.
 WORTH = {"matmul": 1.1}
 # With so many keys for each query, a trial has as few queries.
@@ -57,10 +59,10 @@ def choose(request: Request, executors: Mapping[str, ModuleType]) -> str:
     if graph.device.type != "cpu" or request.dtype == torch.float16:
         return "sdpa"
     pairs = graph.queries.lengths * graph.keys.lengths
-    if int(pairs.sum()) * request.heads * request.dtype.itemsize > MOST_BYTES:
-        executors = {name: each for name, each in executors.items() if name != "matmul"}
+    is_large = int(pairs.sum()) * request.heads * request.dtype.itemsize > MOST_BYTES
     kind = _kind(graph)
-    name = _name(request, kind, _usual_length(graph, kind), executors)
+    able = _lean(executors) if is_large else executors
+    name = _name(request, kind, _usual_length(graph, kind), able)
     if name not in _chosen:
         # In a thread of its own, which what surrounds the caller does not reach: inference mode,
         # autocast, and the hooks of activation checkpointing, to which the trials would look like
@@ -71,19 +73,30 @@ def choose(request: Request, executors: Mapping[str, ModuleType]) -> str:
 
 
 def _measure(request: Request, kind: tuple[str, ...], executors: Mapping[str, ModuleType]) -> None:
-    """Ranks the executors at all lengths, and in training for ragged examples and for others.
+    """Ranks the executors at all lengths, and in training for the kinds of batches still to come.
 
-    So what a checkpoint keeps, however early, holds for all batches that are still to come.
+    So what a checkpoint keeps, however early, holds for ragged examples, for others, for a batch of
+    one, and for those whose weights are too many bytes to keep.
     """
     common = tuple(word for word in kind if word not in ("masked", "ragged"))
     kinds = {kind}
     if request.grad and "alone" not in kind:
-        kinds |= {common, (*common, "ragged")}
+        alone = tuple(word for word in KINDS if word in (*common, "alone"))
+        kinds |= {common, (*common, "ragged"), alone}
+    sets = executors, _lean(executors)
     for each in kinds:
         for length in LENGTHS:
-            name = _name(request, each, length, executors)
-            if name not in _chosen:
-                _chosen[name] = _fastest(_trial(request, each, length), executors)
+            names = [_name(request, each, length, able) for able in sets]
+            if all(name in _chosen for name in names):
+                continue
+            seconds = _best_seconds(_trial(request, each, length), executors)
+            for name, able in zip(names, sets, strict=True):
+                _chosen.setdefault(name, min(able, key=seconds.__getitem__))
+
+
+def _lean(executors: Mapping[str, ModuleType]) -> dict[str, ModuleType]:
+    """Those that hold no weights."""
+    return {name: each for name, each in executors.items() if name != "matmul"}
 
 
 def _kind(graph: TokenGraph) -> tuple[str, ...]:
@@ -97,7 +110,7 @@ def _kind(graph: TokenGraph) -> tuple[str, ...]:
         "masked": graph.rectangle.mask is not None and not ragged,
         "ragged": ragged,
     }
-    return tuple(word for word, holds in found.items() if holds)
+    return tuple(word for word in KINDS if found[word])
 
 
 def _name(request: Request, kind: tuple[str, ...], length: int, executors: Iterable[str]) -> str:
@@ -143,8 +156,8 @@ def _layout(examples: int, length: int, ragged: bool) -> Layout:
     return Layout(ptr, at.unsqueeze(1), lengths, 0, True)
 
 
-def _fastest(trial: Request, executors: Mapping[str, ModuleType]) -> str:
-    """The executor to use, by the best time of each."""
+def _best_seconds(trial: Request, executors: Mapping[str, ModuleType]) -> dict[str, float]:
+    """The best time of each executor, longer where it must be worth its memory."""
     sizes = (trial.graph.queries.num_tokens, trial.graph.keys.num_tokens)
     generator = torch.Generator().manual_seed(0)
     query, key, value = (
@@ -161,7 +174,7 @@ def _fastest(trial: Request, executors: Mapping[str, ModuleType]) -> str:
             best[name] = min(best[name], _seconds(trial, inputs, executor))
         if turn and time.perf_counter() - start > SECONDS:
             break
-    return min(best, key=lambda name: WORTH.get(name, 1.0) * best[name])
+    return {name: WORTH.get(name, 1.0) * seconds for name, seconds in best.items()}
 
 
 def _seconds(trial: Request, inputs: list[Tensor], executor: ModuleType) -> float:

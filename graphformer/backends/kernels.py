@@ -209,6 +209,12 @@ def drop(x: Tensor, p: float, seed: int) -> Tensor:
 def turn(x: Tensor, cosine: Tensor, sine: Tensor, back: bool) -> Tensor:
     """Pairs of coordinates of [token, head, width], half the width apart, turned, or back."""
     size, heads, width = x.shape
+    for each in (cosine, sine):
+        if each.shape != (size, width // 2):
+            raise ValueError(
+                f"angles of shape {list(each.shape)} turn no pairs of {list(x.shape)}: make them "
+                f"[{size}, {width // 2}]"
+            )
     if x.numel() and not x[0].is_contiguous():
         x = x.contiguous()
     out = torch.empty_like(x, memory_format=torch.contiguous_format)

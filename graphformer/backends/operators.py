@@ -192,6 +192,11 @@ def _check(given: Arguments) -> None:
         dtype = given.dtype if name in ("query", "key", "value") else given.precision
         if part.dtype != dtype:
             raise ValueError(f"the score's {words} is {part.dtype}, not {dtype}")
+        if part.device != given.ptr.device:
+            raise ValueError(
+                f"the score's {words} is on {part.device}, and the graph on {given.ptr.device}: "
+                "move both to one device"
+            )
         if part.shape != shape:
             raise ValueError(misshapen(words, part, shape, heads))
 

@@ -36,8 +36,9 @@ class _Draw(NamedTuple):
 
 
 def can_run(request: Request) -> bool:
-    """Whether the kernel is there and computes in this dtype."""
-    return request.dtype in kernels.DTYPES and kernels.why_missing() is None
+    """Whether the kernel is there and computes in this dtype, on this device."""
+    on_cpu = request.graph.device.type == "cpu"
+    return on_cpu and request.dtype in kernels.DTYPES and kernels.why_missing() is None
 
 
 def prepare(request: Request) -> None:

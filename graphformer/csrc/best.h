@@ -99,10 +99,16 @@ template <class T> struct Best {
             total += exp<A, L>(all<A, L>(one - shift))[0];
             found.look(one, column);
         }
-        // Of nothing but minus infinity the sum is zero, and of what is no number there is none.
-        bool any = shift > -Numbers<A>::infinity;
-        if (any) total = total == total ? shift + log<A, L>(all<A, L>(total))[0] : total;
-        static_cast<A *>(b.log_sums)[row] = any ? total : shift;
+        bool is_finite = shift > -Numbers<A>::infinity && shift < Numbers<A>::infinity;
+        A log_sum = is_finite ? shift + log<A, L>(all<A, L>(total))[0] : of_no_finite(x, shift);
+        static_cast<A *>(b.log_sums)[row] = log_sum;
+    }
+
+    // The largest entry, where that is infinite, or what is no number, which none is larger than.
+    A of_no_finite(const T *x, A largest) const {
+        for (int64_t column = 0; column < b.columns; ++column)
+            if (A one = to_precise(x[column]); one != one) return one;
+        return largest;
     }
 };
 

@@ -87,7 +87,9 @@ template <class A, int L> inline vec<A, L> log(vec<A, L> x) {
     vec<A, L> s = (f - A(1)) / (f + A(1)), square = s * s, series{};
 #pragma GCC unroll 16
     for (int term = N::log_terms; term >= 0; --term) series = series * square + A(2) / A(2 * term + 1);
-    return octaves * N::ln2_high + (octaves * N::ln2_low + s * series);
+    vec<A, L> found = octaves * N::ln2_high + (octaves * N::ln2_low + s * series);
+    // Infinity has no such octave, and what is no number stays none.
+    return x < N::infinity ? found : x;
 }
 
 }  // namespace

@@ -149,6 +149,7 @@ class MultiHead(nn.Module):
         self, x: Tensor, graph: TokenGraph, memory: Tensor | None, cache: Cache
     ) -> Tensor:
         side = ArrivingSide(graph.queries, graph)
+        _check_tokens(x, graph.queries.num_tokens)
         if memory is None:
             query, key, value = self.project(x)
             kept = cache.append(self, (*prepare_key(self.score, key, side), value))
@@ -157,6 +158,7 @@ class MultiHead(nn.Module):
             kept = cache.once(self, lambda: self._prepare_memory(memory, graph))
         prepared, query_term, edge_query = prepare_query(self.score, query, graph.query_side)
         assert kept[2] is not None
+        _check_tokens(kept[2], graph.keys.num_tokens)
         operands = Operands(prepared, kept[0], kept[2], query_term, kept[1], edge_query)
         out = attend_prepared(operands, graph, self.score, self.heads, self.normalize)
         assert isinstance(out, Tensor)
@@ -259,6 +261,14 @@ class Attention(MultiHead):
     def join(self, heads: Float[Tensor, "query head dim"]) -> Float[Tensor, "query width"]:
         out: Tensor = self.output(heads.flatten(1))
         return out
+
+
+def _check_tokens(x: Tensor, bound: int) -> None:
+    if x.shape[0] != bound:
+        raise ValueError(
+            f"a cached attention has {x.shape[0]} tokens, and its graph was bound to {bound}: take "
+            "the graph of cache.bind for these tokens, or of cache.bind_memory for a memory"
+        )
 
 
 def _made(score: Score | str | None) -> Score:

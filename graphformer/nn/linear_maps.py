@@ -64,6 +64,7 @@ def may_map(linear: Any, x: Tensor) -> bool:
 def _is_unhooked(linear: Any) -> bool:
     return (
         type(linear) is Linear
+        and "forward" not in vars(linear)
         and not linear._forward_hooks
         and not linear._forward_pre_hooks
         and not linear._backward_hooks

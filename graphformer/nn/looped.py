@@ -25,7 +25,7 @@ def ends_of(
         edge_attr: edge features, or None.
         size: numbers of keys and queries, where the caller says them.
     """
-    if not is_ours(layer, x, edge_index):
+    if not is_ours(layer, x, edge_index) or (size is not None and None in size):
         return None
     memory, target = x
     sparse = is_torch_sparse_tensor(edge_index)

@@ -120,7 +120,10 @@ def _of_pairs(sizes: Sizes, mask: Tensor) -> TokenGraph:
     def hears(pair: Pair) -> Bool[Tensor, "*pair 1"]:
         return heard[pair.query_position(), pair.key_position()]
 
-    return _bind(where(hears), sizes)
+    graph = _bind(where(hears), sizes)
+    # Known without going through all pairs of all examples.
+    graph._made["num_edges"] = int(heard.sum()) * sizes.examples
+    return graph
 
 
 def _bind(topology: Topology, sizes: Sizes) -> TokenGraph:

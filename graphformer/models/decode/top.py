@@ -29,9 +29,16 @@ class Best(NamedTuple):
 
 
 def find_best(table: Float[Tensor, "row column"], count: int) -> Best:
-    """The largest `count` entries of each row, at least one."""
-    if count < 1:
-        raise ValueError(f"count is {count}: ask for at least one entry of a row")
+    """The largest `count` entries of each row, at least one.
+
+    Raises:
+        ValueError: rows have fewer, or none is asked for.
+    """
+    if not 1 <= count <= table.shape[1]:
+        raise ValueError(
+            f"count is {count}, of rows of {table.shape[1]}: ask for one entry at least, and for "
+            "no more than there are"
+        )
     if (
         count <= MOST
         and table.device.type == "cpu"
