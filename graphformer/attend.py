@@ -16,7 +16,7 @@ from graphformer.backends.request import innermost, prepare
 from graphformer.graph import TokenGraph
 from graphformer.planner import Plan, make_plan
 from graphformer.refusals import check_kinds, check_made_for, check_operands, check_prepared
-from graphformer.scores import Bias, DotProduct, Pointwise, Score
+from graphformer.scores import Bias, BilinearScore, DotProduct, Pointwise, Score
 
 NORMALIZERS = ("softmax", "sum", "none")
 # Plans that a graph keeps of those that nothing but calls asked for: more than a model has.
@@ -190,8 +190,8 @@ class _Key(NamedTuple):
 
 def _pointwise(score: Score) -> Pointwise | None:
     """The function of a finished score, which may be another than when it was planned."""
-    found: Pointwise | None = getattr(score.core, "pointwise", None)
-    return found
+    core = score.core
+    return core.pointwise if isinstance(core, BilinearScore) else None
 
 
 def _key(

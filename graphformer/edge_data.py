@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -15,6 +15,9 @@ from graphformer.topology.paths import count_hops
 
 if TYPE_CHECKING:
     from graphformer.graph import TokenGraph
+
+# What was made of edge data by name and purpose, with the version of the data.
+Kept = dict[tuple[str, str], tuple[tuple[int, ...], Tensor]]
 
 
 class EdgeValues(NamedTuple):
@@ -43,6 +46,30 @@ def version(given: EdgeValues) -> tuple[int, ...]:
     """What differs once the values were changed in place; of those of inference mode nothing."""
     tensors = [x for x in (given.values, given.missing) if isinstance(x, Tensor)]
     return tuple(-1 if each.is_inference() else each._version for each in tensors)
+
+
+def keep(
+    kept: Kept, place: tuple[str, str], value: EdgeValues, make: Callable[[], Tensor]
+) -> Tensor:
+    """What `make` makes of edge data, once; anew where they change or may want gradients.
+
+    Args:
+        kept: what was made before, and of which version.
+        place: name of the data, and what is made of them.
+        value: the data.
+        make: makes it.
+    """
+    if requires_grad(value):
+        return make()
+    found = kept.get(place)
+    if torch.compiler.is_compiling():
+        # Compiled code reads what was planned.
+        return make() if found is None else found[1]
+    now = version(value)
+    if found is None or found[0] != now:
+        with torch.inference_mode(False):
+            found = kept[place] = now, make()
+    return found[1]
 
 
 def hop_distance(

@@ -107,7 +107,7 @@ class TokenGraph:
         self.plans: dict[Any, Any] = {}
         self.unasked: deque[Any] = deque()  # keys of plans that calls made and `plan` did not
         self._made: dict[str, Any] = {}
-        self._values: dict[tuple[str, str], tuple[tuple[int, ...], Tensor]] = {}
+        self._values: edges_of.Kept = {}
         self.repeats = edge_index is not None
         if edge_index is not None:
             self._made["edge_index"] = edge_index
@@ -344,14 +344,7 @@ class TokenGraph:
         self, place: tuple[str, str], value: EdgeValues, make: Callable[[], Tensor]
     ) -> Tensor:
         """What `make` makes of edge data, once; anew where they change or may want gradients."""
-        if torch.compiler.is_compiling() or edges_of.requires_grad(value):
-            return make()
-        version = edges_of.version(value)
-        found = self._values.get(place)
-        if found is None or found[0] != version:
-            with torch.inference_mode(False):
-                found = self._values[place] = version, make()
-        return found[1]
+        return edges_of.keep(self._values, place, value, make)
 
     def _lay_out(self) -> Rectangle:
         from graphformer.rectangle import make_rectangle

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -215,29 +214,6 @@ def test_data_that_cannot_be_had_are_said_to_be_looked_for_in_data_dir(
     with pytest.raises(SystemExit):
         cli.main(["nodes", "fit", "--data", "cora", "--out", str(tmp_path / "run")])
     assert "pass their folder as --data_dir" in capsys.readouterr().err
-
-
-def say(text: str | None = None, name: str | None = None) -> None:
-    """Says a text."""
-    print(text)
-
-
-@pytest.mark.parametrize("text", ["# a note", "null", "~", "", "1", "[a, b]", "a: b", "#1 ist gut"])
-def test_a_text_is_taken_as_it_is_typed(text: str) -> None:
-    for words in (["--text", text], [f"--text={text}"], ["--text", "other", "--text", text]):
-        given = options.parse(options.make_parser("say", say), say, words)
-        assert given["text"] == text
-    assert options.parse(options.make_parser("say", say), say, ["--name", "a"])["text"] is None
-
-
-def test_what_a_terminal_cannot_show_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "COMMANDS", {"say": ("says", {"": "tests:say"})})
-    monkeypatch.setattr(cli, "load", lambda path: say)
-    shown = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "latin-1"))
-    cli.main(["say", "--text", "mały"])
-    sys.stdout.flush()
-    assert shown.getvalue() == b"ma\\u0142y\n"
 
 
 def test_warnings_are_a_line() -> None:

@@ -44,7 +44,8 @@ def test_a_few_lines_that_are_not_utf_8_are_named_and_the_rest_counted(
         read = [line for chunk in Lines(file) for line in chunk]
     assert read == [""] * (NUM_NAMED + more) + ["blau"]
     messages = [str(each.message) for each in told]
-    assert [f"line {at}, byte 3" in each for at, each in enumerate(messages[:NUM_NAMED], 1)]
+    named = enumerate(messages[:NUM_NAMED], 1)
+    assert all(f"line {at}, byte 3" in each for at, each in named)
     rest = {0: [], 1: ["1 more line is"], 20: ["20 more lines are"]}[more]
     assert messages[NUM_NAMED:] == [f"{file}: {each} not UTF-8, and empty" for each in rest]
 

@@ -54,8 +54,9 @@ def test_files_are_compared_before_anything_is_translated(
         translate.score(folder / "target", **given)
 
 
-def test_the_figures_of_a_training_are_not_overwritten(folder: Path) -> None:
-    (folder / "settings.yaml").write_text("beam: 5\n", "utf-8")
+@pytest.mark.parametrize("name", ["settings.yaml", "history.csv", "config.json"])
+def test_the_figures_of_a_training_are_not_overwritten(name: str, folder: Path) -> None:
+    (folder / name).write_text("beam: 5\n", "utf-8")
     with pytest.raises(ValueError, match="which has the figures of a training: write a folder"):
         translate.score(folder / "target", folder / "source", out=folder)
 

@@ -76,7 +76,8 @@ def _measure(request: Request, kind: tuple[str, ...], executors: Mapping[str, Mo
     """Ranks the executors at all lengths, and in training for the kinds of batches still to come.
 
     So what a checkpoint keeps, however early, holds for ragged examples, for others, for a batch of
-    one, and for those whose weights are too many bytes to keep.
+    one, and for those whose weights are too many bytes to keep; unless the first batch is of one
+    example, as all batches of a single graph are.
     """
     common = tuple(word for word in kind if word not in ("masked", "ragged"))
     kinds = {kind}

@@ -177,7 +177,7 @@ def cut_further(offsets: Int64[np.ndarray, " cut"], divisor: int) -> Int64[np.nd
         if offsets[run + 1] - offsets[run] == 1:
             raise ValueError(
                 f"{offsets[-1]} batches of one example each cannot be shared evenly among "
-                f"{divisor} processes: write larger batch_tokens, or use fewer devices"
+                f"{divisor} processes: make batches larger, or use fewer devices"
             )
         offsets = np.insert(offsets, run + 1, (offsets[run] + offsets[run + 1]) // 2)
     return offsets

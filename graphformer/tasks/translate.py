@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from graphformer.data.text_lines import read_lines
+from graphformer.models.pretrained import CONFIG
 from graphformer.tasks.device import Accelerator, find_device
 from graphformer.tasks.record import write_metrics
-from graphformer.tasks.run import Run, is_first_process, repeat
+from graphformer.tasks.run import HISTORY, Run, is_first_process, repeat
 from graphformer.tasks.settings import SETTINGS, Job, check_folder, keep_settings
 from graphformer.tasks.translation.alignment import align_words
 from graphformer.tasks.translation.attending import Attending
@@ -162,8 +163,8 @@ def score(
 ) -> Quality:
     """Scores translations against references: those in a file, or those of a trained translator.
 
-    Prints BLEU and chrF with their intervals and the signatures of sacreBLEU, and the share of
-    exact matches; of two systems also whether one is better than the other.
+    Prints BLEU and chrF with the signatures of sacreBLEU, and the share of exact matches; of at
+    most 20,000 lines also intervals, and of two systems whether one is better than the other.
 
     Args:
         target_file: references, one a line.
@@ -183,7 +184,7 @@ def score(
     """
     if out is not None:
         check_folder(out)
-        if (out / SETTINGS).exists():
+        if any((out / name).exists() for name in (SETTINGS, HISTORY, CONFIG)):
             raise ValueError(
                 f"out is {out}, which has the figures of a training: write a folder of its own"
             )
@@ -237,7 +238,7 @@ def score(
 
 
 def read_all(path: Path) -> list[str]:
-    """All lines of a file; one that is not UTF-8 is warned of and empty."""
+    """All lines of a file; those that are not UTF-8 are empty, with warnings."""
     return [line for chunk in Lines(path) for line in chunk]
 
 
