@@ -15,10 +15,15 @@ from graphformer.backends import Attended, Operands, Request, dense
 from graphformer.backends.request import innermost, prepare
 from graphformer.graph import TokenGraph
 from graphformer.planner import Plan, make_plan
-from graphformer.refusals import check_kinds, check_made_for, check_operands, check_prepared
+from graphformer.refusals import (
+    check_kinds,
+    check_made_for,
+    check_operands,
+    check_prepared,
+    check_settings,
+)
 from graphformer.scores import Bias, BilinearScore, DotProduct, Pointwise, Score
 
-NORMALIZERS = ("softmax", "sum", "none")
 # Plans that a graph keeps of those that nothing but calls asked for: more than a model has.
 MOST_UNASKED = 256
 _DOT_PRODUCT = DotProduct()
@@ -288,10 +293,7 @@ def _new_plan(graph: TokenGraph, key: _Key) -> Plan:
 
 
 def _request(graph: TokenGraph, key: _Key) -> Request:
-    if key.normalize not in NORMALIZERS:
-        raise ValueError(f"unknown normalize={key.normalize!r}; known are {', '.join(NORMALIZERS)}")
-    if not 0 <= key.dropout < 1:
-        raise ValueError(f"dropout is a probability below 1, it is {key.dropout}")
+    check_settings(key.normalize, key.dropout)
     settings = key._asdict()
     del settings["backend"], settings["pointwise"]
     request = Request(graph, **settings)

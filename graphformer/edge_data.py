@@ -125,6 +125,13 @@ def check(name: str, given: EdgeValues | Tensor) -> EdgeValues:
             f"edge data {name!r} has {index.shape[1]} edges but values of shape "
             f"{_shape(value.values)}; values are [edge] or [edge, dim], one row an edge"
         )
+    tensors = (value.values, value.missing)
+    for each in (each for each in tensors if isinstance(each, Tensor)):
+        if each.device != index.device:
+            raise ValueError(
+                f"edge data {name!r} has edges on {index.device} and values on {each.device}: move "
+                "both to one device"
+            )
     values = value.values if value.values.dim() == 2 else value.values.unsqueeze(1)
     missing = value.missing
     if isinstance(missing, Tensor) and missing.shape not in ((), (1,), values.shape[1:]):

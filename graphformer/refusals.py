@@ -10,6 +10,8 @@ from graphformer.graph import TokenGraph
 from graphformer.scores import Score
 from graphformer.scores.score import misshapen
 
+NORMALIZERS = ("softmax", "sum", "none")
+
 
 def check_operands(
     query: Tensor | None,
@@ -65,6 +67,14 @@ def check_prepared(operands: Operands, graph: TokenGraph, heads: int) -> None:
         fits = part.dim() == len(wanted) and part.shape[1] in (1, wanted[1], heads)
         if not fits or (part.shape[0], *part.shape[2:]) != (wanted[0], *wanted[2:]):
             raise ValueError(misshapen(name, part, wanted, heads))
+
+
+def check_settings(normalize: str, dropout: float) -> None:
+    """Raises an error where weights can be neither normalized nor dropped so."""
+    if normalize not in NORMALIZERS:
+        raise ValueError(f"unknown normalize={normalize!r}; known are {', '.join(NORMALIZERS)}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is a probability below 1, it is {dropout}")
 
 
 def check_kinds(graph: TokenGraph, score: Score) -> None:

@@ -84,7 +84,9 @@ def backends_of(graph: gf.TokenGraph, score: gf.Score, normalize: str = "softmax
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_infinite_off_the_edges_reaches_nothing(name: str, normalize: str) -> None:
     topology, make = CASES[name]
-    graph, score = bound(topology), make()
+    # Windows leave functions to others where there are edge data that they may read.
+    graph = bound(topology) if name == "edge data" else topology.bind(TOKENS)
+    score = make()
     query, key, value = (numbers(15, 2, 4).requires_grad_() for _ in range(3))
     outside, found = numbers(15, 2, 4), {}
     names = backends_of(graph, score, normalize)
@@ -107,7 +109,7 @@ def test_a_query_whose_keys_are_all_hidden_gets_zero() -> None:
 
     score = gf.DotProduct() + Hidden()
     for topology in (gf.complete(), gf.window(2)):
-        graph = bound(topology)
+        graph = topology.bind(TOKENS)
         leaves = [numbers(15, 2, 4).requires_grad_() for _ in range(3)]
         found = {}
         for backend in backends_of(graph, score):

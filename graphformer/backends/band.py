@@ -57,6 +57,9 @@ def why_not(request: Request) -> str | None:
     if request.edge_names:
         names = ", ".join(repr(name) for name in request.edge_names)
         return f"the score reads the edge data {names}, and windows have none"
+    data = [name for name, value in request.graph.edge_data.items() if value.values is not None]
+    if request.has_own_functions and data:
+        return f"a function of your own may read the edge data {data[0]!r}, and windows have none"
     reach = reach_of(request.graph)
     return reach if isinstance(reach, str) else None
 

@@ -70,6 +70,8 @@ def sum_biases(
     total = biases[0](pair)
     for bias in biases[1:]:
         total = total + bias(pair)
+    total = total.view(*[1] * (4 - total.dim()), *total.shape)
+    total = total.expand(-1, *edges.shape[1:], -1)
     return total.permute(0, 3, 1, 2).contiguous()
 
 

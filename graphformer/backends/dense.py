@@ -60,6 +60,11 @@ def cost(request: Request) -> Cost:
     held += 4 * pairs * edge_dim
     moved = scores * (0.2 if fused else 4 * passes) + 4 * pairs * edge_dim * passes
     masked = not graph.topology.is_complete and not graph.topology.is_causal
+    if masked:
+        # Made for the longest example of all, twice: as the topology has it, and without padding.
+        padded = graph.queries.num_examples * rows * columns
+        held += 2 * (padded - pairs)
+        moved += 4 * (padded - pairs)
     if fused and masked and graph.device.type == "cpu":
         # Each head reads the mask.
         moved += request.heads * pairs * request.dtype.itemsize * (2 if request.grad else 1)

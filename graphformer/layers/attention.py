@@ -15,6 +15,7 @@ from graphformer.backends.request import Attended, Operands, prepare_key, prepar
 from graphformer.graph import TokenGraph
 from graphformer.layers.cache import ArrivingSide, Cache
 from graphformer.layout import Layout
+from graphformer.refusals import check_settings
 from graphformer.scores import DotProduct, Score
 from graphformer.topology import complete
 
@@ -55,6 +56,7 @@ class MultiHead(nn.Module):
     ) -> None:
         super().__init__()
         _check_heads(heads, kv_heads, score, shared)
+        check_settings(normalize, dropout)
         self.dim, self.heads, self.kv_heads, self.head_dim = dim, heads, kv_heads, head_dim
         self.normalize, self.shared, self.dropout = normalize, shared, dropout
         self.score = score
@@ -221,7 +223,8 @@ class Attention(MultiHead):
         dropout: probability with which a weight is zero while training.
 
     Raises:
-        ValueError: if the numbers of heads do not fit each other, the width or the score.
+        ValueError: if the numbers of heads do not fit each other, the width or the score, or
+            weights can be neither normalized nor dropped so.
 
     Source: Vaswani et al. 2017 (1706.03762), section 3.2.2; Ainslie et al. 2023 (2305.13245) for
         fewer heads of keys and values.
@@ -239,6 +242,8 @@ class Attention(MultiHead):
         shared: bool = False,
         dropout: float = 0.0,
     ) -> None:
+        if heads < 1:
+            raise ValueError(f"an attention has at least 1 head, it is given {heads}")
         if head_dim is None and dim % heads:
             raise ValueError(
                 f"{heads} heads do not divide a width of {dim} evenly; choose another number of "

@@ -219,6 +219,13 @@ class Cache:
                 f"parents has shape {list(parents.shape)}: give [{self.num_examples}, sequence], "
                 "those that each example goes on with"
             )
+        if parents.device.type == "cpu" and parents.numel():
+            first, last = map(int, parents.aminmax())
+            if first < 0 or last >= self.num_sequences:
+                raise ValueError(
+                    f"parents names sequence {first if first < 0 else last}, and each example has "
+                    f"{self.num_sequences}, 0 to {self.num_sequences - 1}"
+                )
         parents = parents.to(self._new_slots.device)
         sequence = torch.arange(self.num_examples, device=parents.device).unsqueeze(1)
         sequence = (sequence * self.num_sequences + parents).flatten()

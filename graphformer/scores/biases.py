@@ -42,6 +42,10 @@ class T5Bias(Bias):
         largest: the distance, in tokens, from which on all share the last bucket.
         causal: whether keys never stand after their query.
 
+    Raises:
+        ValueError: if there are too few buckets, or `largest` is no farther than those that have a
+            distance each.
+
     Source: Raffel et al. 2020 (1910.10683), section 2.1.
     """
 
@@ -51,6 +55,15 @@ class T5Bias(Bias):
         self, heads: int, buckets: int = 32, largest: int = 128, causal: bool = False
     ) -> None:
         super().__init__()
+        least = 2 if causal else 4
+        exact = buckets // least
+        if not exact:
+            raise ValueError(f"T5Bias has buckets={buckets}: write at least {least}")
+        if largest <= exact:
+            raise ValueError(
+                f"T5Bias has a bucket for each distance below {exact}, and largest={largest}: "
+                f"write at least {exact + 1}, or fewer buckets"
+            )
         self.heads, self.buckets, self.largest, self.causal = heads, buckets, largest, causal
         self.table = nn.Parameter(torch.randn(buckets, heads) * 0.02)
 

@@ -68,6 +68,11 @@ def _read_node(node: ast.expr, text: str) -> Any:
             return known[node.func.id](*positional, **named)
         except TypeError as error:
             raise ValueError(f"in the score {text!r}: {error}") from None
+    if isinstance(node, ast.Constant) and node.value is ...:
+        raise ValueError(
+            f"cannot read ... in the score {text!r}: it stands for what text cannot hold, such as "
+            "weights; give the score itself"
+        )
     try:
         return ast.literal_eval(node)
     except ValueError:

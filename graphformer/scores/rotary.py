@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graphformer.graph import Side
+from graphformer.scores.pointwise import Pointwise
 from graphformer.scores.score import BilinearScore, Score
 
 
@@ -46,7 +47,11 @@ class Rotary(BilinearScore):
             )
         self.score, self.base, self.heads = score, base, score.heads
         self.reads, self.edge_data = score.reads, score.edge_data
-        self.pointwise = score.pointwise
+
+    @property
+    def pointwise(self) -> Pointwise:
+        """That of the score that is turned, whatever it is by now."""
+        return self.score.pointwise
 
     def set_head_dim(self, dim: int) -> None:
         self.score.set_head_dim(dim)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -46,20 +46,29 @@ class Where(Topology):
         self, queries: Layout, keys: Layout
     ) -> tuple[Int[Tensor, "edge"], Int[Tensor, "edge"]]:
         """Goes through all pairs of every example, `CHUNK` at a time."""
+        found = [
+            torch.stack([key[inside], query[inside]])
+            for key, query, inside in self._chunks(queries, keys)
+        ]
+        edges = torch.cat(found, 1) if found else queries.ptr.new_zeros(2, 0)
+        return edges[0], edges[1]
+
+    def count_edges(self, queries: Layout, keys: Layout) -> int:
+        """The same, but none is kept."""
+        return sum(int(inside.sum()) for _, _, inside in self._chunks(queries, keys))
+
+    def _chunks(self, queries: Layout, keys: Layout) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Key and query of some pairs, and which of these are edges."""
         example = queries.example
         count = keys.ptr.diff()[example]
         start = keys.ptr[example]
         chunk_of_query = (count.cumsum(0) - count).div(CHUNK, rounding_mode="floor")
         sizes = torch.unique_consecutive(chunk_of_query, return_counts=True)[1].tolist()
         query = torch.arange(queries.num_tokens, device=queries.device)
-        found = []
         for part in zip(query.split(sizes), start.split(sizes), count.split(sizes), strict=True):
             key, query_of_key = expand(*part)
             pair = edge_pair((key, query_of_key), queries, keys)
-            inside = self.contains(pair).expand(key.shape[0], 1).squeeze(1)
-            found.append(torch.stack([key[inside], query_of_key[inside]]))
-        edges = torch.cat(found, 1) if found else query.new_zeros(2, 0)
-        return edges[0], edges[1]
+            yield key, query_of_key, self.contains(pair).expand(key.shape[0], 1).squeeze(1)
 
     def listing_cost(self, queries: Layout, keys: Layout) -> int:
         return int((queries.lengths * keys.lengths).sum())
@@ -73,7 +82,8 @@ def where(predicate: Callable[[Pair], Tensor]) -> Where:
     """Every query attends to the keys for which `predicate(pair)` is true.
 
     `where(lambda pair: pair.distance % 7 == 0)` joins the same weekday of a daily series. Listing
-    its edges goes through all pairs; a dense backend need not list them. To send it to another
+    its edges goes through all pairs, and so does counting them, as a plan does; the dense backend
+    lists none. To send it to another
     process, write the predicate as a function of a module.
 
     Args:
