@@ -116,5 +116,5 @@ def test_numbers_that_make_no_sense_are_refused() -> None:
     for limits in (torch.tensor([3, 3, 3]), torch.tensor([2.7, 3.0])):
         with pytest.raises(ValueError, match=r"max_length is .*: give whole numbers, one or \[2\]"):
             greedy(model, source, max_length=limits, **ENDS)
-    with pytest.raises(ValueError, match="count is 0: ask for at least one"):
+    with pytest.raises(ValueError, match="count is 0, of rows of 3: ask for one"):
         find_best(torch.zeros(2, 3), 0)
