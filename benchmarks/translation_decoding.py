@@ -19,11 +19,11 @@ from graphformer.tasks.translation.corpus import EncodedPair
 from graphformer.tasks.translation.decoding import runs_of
 
 BEAM = 5
-# Sentences of like length that are decoded to one length; groups of them for what is slowest; and
-# sentences that a peer decodes at once, of which the faster counts.
-GROUP, FEW, AT_ONCE = 50, (6, 14), (50, 100)
+# Sentences of like length that are decoded to one length, and sentences that a peer decodes at
+# once, of which the faster counts.
+GROUP, AT_ONCE = 50, (50, 100)
 # torch's model has no cache. The demand does not say how it is called: as it stands, or with what
-# its parts allow.
+# its parts allow. As either takes a while, it is taken once.
 UNCACHED = {"called whole for each token": search_whole, "encoding once": search}
 
 
@@ -34,8 +34,6 @@ def decoding(pairs: list[EncodedPair], rounds: int) -> list[Demand]:
     # Sentences of a group end together, so that no peer waits for a single long one.
     starts = [at - at % GROUP for at in range(len(lengths))]
     limits = [max(lengths[start : start + GROUP]) for start in starts]
-    every = list(range(len(sources)))
-    few = [at for at in every if at // GROUP in FEW]
     ours = Transformer(VOCABULARY, SIZE).eval()
     torch_model = TorchTranslator(VOCABULARY, SIZE).eval()
     try:
@@ -44,15 +42,16 @@ def decoding(pairs: list[EncodedPair], rounds: int) -> list[Demand]:
         print(f"\nHugging Face's Marian is left out: {error}; pip install transformers")
         marian = None
     demands = []
+    decode_all = by_us(ours, sources, limits)
     for name, dtype in DTYPES.items():
+        title = f"decoding, {len(sources)} sentences, beam {BEAM}, {name}"
         runs = {
             f"nn.Transformer, {how}, {AT_ONCE[0]} at once": cast(
-                by_peer(decode, torch_model, sources, limits, few, AT_ONCE[0]), dtype
+                by_peer(decode, torch_model, sources, limits, AT_ONCE[0]), dtype
             )
             for how, decode in UNCACHED.items()
         }
-        runs["graphformer"] = cast(by_us(ours, sources, limits, few), dtype)
-        title = f"decoding, {len(few)} sentences, beam {BEAM}, {name}"
+        runs["graphformer"] = cast(decode_all, dtype)
         *peers, own = compare(title, runs, 1).values()
         for how, peer in zip(UNCACHED, peers, strict=True):
             demands.append(
@@ -62,14 +61,13 @@ def decoding(pairs: list[EncodedPair], rounds: int) -> list[Demand]:
             continue
         runs = {
             f"Marian, with its cache, {size} at once": cast(
-                by_peer(search_marian, marian, sources, limits, every, size), dtype
+                by_peer(search_marian, marian, sources, limits, size), dtype
             )
             for size in AT_ONCE
         }
-        runs["graphformer"] = cast(by_us(ours, sources, limits, every), dtype)
-        title = f"decoding, {len(every)} sentences, beam {BEAM}, {name}"
+        runs["graphformer"] = cast(decode_all, dtype)
         *peers, own = compare(title, runs, rounds).values()
-        rates = len(every) / min(peers), len(every) / own
+        rates = len(sources) / min(peers), len(sources) / own
         print(f"  sentences a second: Marian {rates[0]:.1f}, ours {rates[1]:.1f}")
         demands.append(Demand(f"decoding, {name}, time over Marian's", own / min(peers), 1 / 3))
     return demands
@@ -85,11 +83,9 @@ def cast(run: Callable[[], None], dtype: torch.dtype) -> Callable[[], None]:
     return run_cast
 
 
-def by_us(
-    model: Transformer, sources: list[Tensor], limits: list[int], which: list[int]
-) -> Callable[[], None]:
+def by_us(model: Transformer, sources: list[Tensor], limits: list[int]) -> Callable[[], None]:
     """Batches as `graphformer translate predict` cuts them."""
-    batches = runs_of(which, [len(source) for source in sources])
+    batches = runs_of(list(range(len(sources))), [len(source) for source in sources])
 
     def run() -> None:
         for batch in batches:
@@ -111,11 +107,13 @@ def by_peer(
     model: Any,
     sources: list[Tensor],
     limits: list[int],
-    which: list[int],
     at_once: int,
 ) -> Callable[[], None]:
     """Sentences of like length together; those of a batch go on to the longest of them."""
-    batches = [which[start : start + at_once] for start in range(0, len(which), at_once)]
+    batches = [
+        range(start, min(start + at_once, len(sources)))
+        for start in range(0, len(sources), at_once)
+    ]
 
     def run() -> None:
         for batch in batches:

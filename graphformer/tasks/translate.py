@@ -183,22 +183,10 @@ def score(
         FileNotFoundError: a file is missing.
     """
     if out is not None:
-        check_folder(out)
-        if any((out / name).exists() for name in (SETTINGS, HISTORY, CONFIG)):
-            raise ValueError(
-                f"out is {out}, which has the figures of a training: write a folder of its own"
-            )
+        check_folder_of_scores(out)
+    if hypothesis_file is not None:
+        refuse_what_translates(checkpoint, source_file, accelerator, search)
     tokenize, device = scoring.finds_words(), torch.device("cpu")
-    for name, is_given in (
-        ("checkpoint", checkpoint is not None),
-        ("source_file", source_file is not None),
-        ("accelerator", accelerator != "auto"),
-        *((name, value != getattr(SEARCH, name)) for name, value in vars(search).items()),
-    ):
-        if hypothesis_file is not None and is_given:
-            raise ValueError(
-                f"there are both --hypothesis_file and --{name}: leave one of them out"
-            )
     references = read_lines(target_file)
     others = {} if other_file is None else {other_file: read_all(other_file)}
     if hypothesis_file is not None:
@@ -235,6 +223,38 @@ def score(
             precision="32-true" if checkpoint is None else search.decoding_precision,
         )
     return quality
+
+
+def check_folder_of_scores(out: Path) -> None:
+    """Does nothing where figures may be written.
+
+    Raises:
+        ValueError: a training has left its own there, or it is no folder.
+    """
+    check_folder(out)
+    if any((out / name).exists() for name in (SETTINGS, HISTORY, CONFIG)):
+        raise ValueError(
+            f"out is {out}, which has the figures of a training: write a folder of its own"
+        )
+
+
+def refuse_what_translates(
+    checkpoint: Path | None, source_file: Path | None, accelerator: Accelerator, search: Search
+) -> None:
+    """Does nothing where no option is given that a file of translations has no use for.
+
+    Raises:
+        ValueError: one is.
+    """
+    given = {
+        "checkpoint": checkpoint is not None,
+        "source_file": source_file is not None,
+        "accelerator": accelerator != "auto",
+        **{name: value != getattr(SEARCH, name) for name, value in vars(search).items()},
+    }
+    useless = next((name for name, is_given in given.items() if is_given), None)
+    if useless is not None:
+        raise ValueError(f"there are both --hypothesis_file and --{useless}: leave one of them out")
 
 
 def read_all(path: Path) -> list[str]:
