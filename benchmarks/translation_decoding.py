@@ -19,11 +19,11 @@ from graphformer.tasks.translation.corpus import EncodedPair
 from graphformer.tasks.translation.decoding import runs_of
 
 BEAM = 5
-# Sentences of like length that are decoded to one length, and sentences that a peer decodes at
-# once, of which the faster counts.
+# Sentences of like length that are decoded to one length, and sentences that Marian decodes at
+# once, of which the faster counts. torch's model takes the first, which is its faster one too.
 GROUP, AT_ONCE = 50, (50, 100)
 # torch's model has no cache. The demand does not say how it is called: as it stands, or with what
-# its parts allow. As either takes a while, it is taken once.
+# its parts allow. As either takes a while, its time is taken once.
 UNCACHED = {"called whole for each token": search_whole, "encoding once": search}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -46,16 +47,19 @@ class TorchTranslator(nn.Module):
         nn.init.normal_(self.table.weight, std=1 / self.scale)
         self.register_buffer("places", sinusoidal(torch.arange(LONGEST), size.dim))
         self.dropout = nn.Dropout(size.dropout)
-        self.core = nn.Transformer(
-            size.dim,
-            size.heads,
-            size.layers,
-            size.layers,
-            size.hidden,
-            size.dropout,
-            batch_first=True,
-            norm_first=True,
-        )
+        with warnings.catch_warnings():
+            # That norms in front keep it from its nested tensors, which are slower here.
+            warnings.filterwarnings("ignore", "enable_nested_tensor")
+            self.core = nn.Transformer(
+                size.dim,
+                size.heads,
+                size.layers,
+                size.layers,
+                size.hidden,
+                size.dropout,
+                batch_first=True,
+                norm_first=True,
+            )
         for module in self.core.modules():
             if isinstance(module, nn.MultiheadAttention):
                 module.dropout = 0.0

@@ -26,7 +26,7 @@ def cpu_name() -> str:
 def give_back_free_memory() -> None:
     """Gives the system what this process has freed, holes in the middle included.
 
-    glibc keeps it for later; other C libraries give it back by themselves.
+    glibc keeps blocks of up to 32 MB for later; other C libraries give all back by themselves.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:

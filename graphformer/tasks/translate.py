@@ -179,7 +179,8 @@ def score(
             one.
 
     Raises:
-        ValueError: there is no translation, or not one a reference, or no such accelerator.
+        ValueError: there is no translation, or not one a reference, options do not fit each other,
+            `out` is a file or has the figures of a training, or there is no such accelerator.
         FileNotFoundError: a file is missing.
     """
     if out is not None:
@@ -229,7 +230,7 @@ def check_folder_of_scores(out: Path) -> None:
     """Does nothing where figures may be written.
 
     Raises:
-        ValueError: a training has left its own there, or it is no folder.
+        ValueError: a training has left its own there, or it is a file.
     """
     check_folder(out)
     if any((out / name).exists() for name in (SETTINGS, HISTORY, CONFIG)):
@@ -241,7 +242,7 @@ def check_folder_of_scores(out: Path) -> None:
 def refuse_what_translates(
     checkpoint: Path | None, source_file: Path | None, accelerator: Accelerator, search: Search
 ) -> None:
-    """Does nothing where no option is given that a file of translations has no use for.
+    """Does nothing where no option is given that only translating needs.
 
     Raises:
         ValueError: one is.
