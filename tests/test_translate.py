@@ -347,6 +347,10 @@ def test_prediction_refuses(corpus: Corpus, tmp_path: Path) -> None:
         translate.predict(tmp_path, text="eins", input_file=tmp_path / "x")
     with pytest.raises(ValueError, match=r"output_file is .*, which is a folder: write a file"):
         translate.predict(tmp_path, text="eins", output_file=tmp_path)
+    (tmp_path / "x").write_text("eins\n", "utf-8")
+    with pytest.raises(ValueError, match=r"output_file is .*, which is read: write another file"):
+        translate.predict(tmp_path, input_file=tmp_path / "x", output_file=tmp_path / "x")
+    assert (tmp_path / "x").read_text("utf-8") == "eins\n"
     assert corpus.target_file is not None
     with pytest.raises(ValueError, match="there is nothing to score"):
         translate.score(corpus.target_file, search=SEARCH)

@@ -132,6 +132,8 @@ def predict(
         raise ValueError("plot_alignment shows one line: write it with --text")
     if output_file is not None and output_file.is_dir():
         raise ValueError(f"output_file is {output_file}, which is a folder: write a file")
+    if output_file is not None and input_file is not None and _is_same(output_file, input_file):
+        raise ValueError(f"output_file is {output_file}, which is read: write another file")
     wanted.check_fits(search)
     translator = load_translator(checkpoint, find_device(accelerator))
     lines = [[text]] if text is not None else Lines(input_file)
@@ -261,6 +263,10 @@ def refuse_what_translates(
 def read_all(path: Path) -> list[str]:
     """All lines of a file; those that are not UTF-8 are empty, with warnings."""
     return [line for chunk in Lines(path) for line in chunk]
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.is_file() and other.is_file() and one.samefile(other)
 
 
 def load_translator(checkpoint: Path, device: torch.device) -> Translator:
