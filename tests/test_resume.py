@@ -16,7 +16,7 @@ from tiny_training import NUM_STEPS, NextWord, signal_at, train_tiny
 from torch import Tensor
 
 from graphformer.backends import calibration, executors
-from graphformer.tasks.checkpoints import list_checkpoints, newest_intact
+from graphformer.tasks.checkpoints import list_checkpoints, newest_intact, progress_of
 from graphformer.tasks.history import read_history
 from graphformer.tasks.interruption import Interrupted
 from graphformer.tasks.resume import Saving
@@ -117,6 +117,14 @@ def test_training_longer_is_training_on(steps: int, tmp_path: Path, uninterrupte
     state, expected = final_state(tmp_path), final_state(uninterrupted)
     for part in ("state_dict", "optimizer_states", "loops"):
         assert differences(state[part], expected[part]) == []
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(5, 1), (6, 1), (7, 2), (12, 2), (20, 4)])
+def test_a_checkpoint_says_how_far_it_is(steps: int, epochs: int, tmp_path: Path) -> None:
+    train_tiny(tmp_path, steps=steps)
+    progress = progress_of(list_checkpoints(tmp_path / "checkpoints")[0])
+    assert (progress["steps"], progress["epochs"]) == (steps, epochs)
+    assert 0 < progress["minutes"] < 10
 
 
 def test_resuming_plans_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -247,14 +248,19 @@ def test_scores_are_those_of_sacrebleu() -> None:
 
 
 def test_a_run_is_resumed_with_its_own_settings(corpus: Corpus, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    short = Training(steps=2, batch_tokens=400, vocabulary=0)
+    out, job = tmp_path / "run", Job(tmp_path / "run", resume=True, accelerator="cpu")
+    short = Training(steps=3, batch_tokens=400, vocabulary=0)
     fit(corpus, out, training=short)
+    before = (out / "settings.yaml").read_text()
     wider = Shape(dim=32, heads=2, layers=1, hidden=32)
     with pytest.raises(ValueError, match=r"settings\.yaml has dim 16 \(now 32\)"):
-        fit(corpus, out, training=short, shape=wider, job=Job(out, resume=True))
+        fit(corpus, out, training=short, shape=wider, job=job)
     with pytest.raises(ValueError, match="has the checkpoints of a run: resume it"):
         fit(corpus, out, training=short)
+    for limit in ({"steps": 2}, {"epochs": 1}, {"minutes": 1e-9}):
+        with pytest.raises(ValueError, match=f"{min(limit)} is .* the run in .* has trained for"):
+            fit(corpus, out, training=replace(short, **limit), job=job)
+    assert (out / "settings.yaml").read_text() == before
 
 
 def test_a_run_is_not_resumed_with_other_text(corpus: Corpus, tmp_path: Path) -> None:

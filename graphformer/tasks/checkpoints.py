@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import warnings
 import zipfile
@@ -12,6 +13,8 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from graphformer.files import UNFINISHED, replacing
+from graphformer.tasks.clock import Clock
+from graphformer.tasks.counters import BATCH, Counters
 
 FORMAT = 2
 KEY = "graphformer"
@@ -125,6 +128,22 @@ def check_format(path: Path) -> None:
             f"{path} lacks {', '.join(lacking)}, so that a run cannot go on from it: remove it to "
             "go on from one before it, or train into another folder"
         )
+
+
+def progress_of(path: Path) -> dict[str, float]:
+    """Steps, epochs and minutes of training that the intact checkpoint `path` was taken after.
+
+    An epoch that was begun counts whole; minutes are rounded up to hundredths.
+    """
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    counters: Counters = checkpoint["loops"]["fit_loop"]
+    begun = counters[BATCH]["current"]["completed"] > 0
+    seconds = checkpoint["callbacks"][Clock.__name__]["seconds"]
+    return {
+        "steps": checkpoint["global_step"],
+        "epochs": counters["epoch_progress"]["current"]["completed"] + begun,
+        "minutes": math.ceil(seconds / 0.6) / 100,
+    }
 
 
 def prune(folder: Path, newest: Path, keep: int) -> None:

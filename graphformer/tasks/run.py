@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,12 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from graphformer.machine import keep_few_products
 from graphformer.models.pretrained import CONFIG
-from graphformer.tasks.checkpoints import WholeCheckpoints, list_checkpoints, newest_intact
+from graphformer.tasks.checkpoints import (
+    WholeCheckpoints,
+    list_checkpoints,
+    newest_intact,
+    progress_of,
+)
 from graphformer.tasks.clock import Clock
 from graphformer.tasks.history import History, latest_values, read_history
 from graphformer.tasks.learner import Learner
@@ -237,6 +243,19 @@ def seed_folders(out: Path) -> list[Path]:
     return sorted(found, key=lambda each: int(each.name.removeprefix("seed-")))
 
 
+def trained(out: Path) -> dict[str, float]:
+    """How long the run in `out` has trained up to its newest checkpoint, by the names of limits.
+
+    An epoch that was begun counts whole; minutes are rounded up to hundredths.
+
+    Raises:
+        ValueError: none of its checkpoints can be read.
+    """
+    with warnings.catch_warnings(action="ignore"):  # who resumes from it warns of damaged ones
+        newest = newest_intact(out / CHECKPOINTS)
+    return {} if newest is None else progress_of(newest)
+
+
 def announce(
     learner: Learner, batches: Loader, trainer: Trainer, run: Run, checkpoint: Path | None
 ) -> None:
@@ -253,10 +272,16 @@ def announce(
         f"{num_parameters:,} parameters",
         f"{count} {'batch' if count == 1 else 'batches'} an epoch",
         f"{where} in {trainer.precision}",
-        "from the start" if checkpoint is None else f"from {checkpoint}",
+        _beginning(run, checkpoint),
     ]
     name = f"training {run.name}".strip()
     print(f"{name} with seed {run.seed}: {', '.join(parts)}", file=sys.stderr, flush=True)
+
+
+def _beginning(run: Run, checkpoint: Path | None) -> str:
+    if checkpoint is not None:
+        return f"from {checkpoint}"
+    return f"from the start (nothing to resume in {run.out})" if run.resume else "from the start"
 
 
 def resume_hint() -> str:

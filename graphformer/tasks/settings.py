@@ -13,7 +13,7 @@ import yaml  # type: ignore[import-untyped]
 from graphformer.files import write_text
 from graphformer.tasks.device import Accelerator, check_accelerator, find_device
 from graphformer.tasks.record import METRICS
-from graphformer.tasks.run import check_new, seed_folders
+from graphformer.tasks.run import check_new, seed_folders, trained
 
 SETTINGS = "settings.yaml"
 
@@ -143,7 +143,8 @@ def keep_settings(out: Path, parts: Iterable[object], resume: bool) -> None:
     Where a run is resumed with another budget, the figures of the former one are removed.
 
     Raises:
-        ValueError: a run is resumed whose settings were others, or is there and not resumed.
+        ValueError: a run is resumed whose settings were others or which is past its new budget, or
+            is there and not resumed.
     """
     settings = flatten(parts)
     file = out / SETTINGS
@@ -152,11 +153,31 @@ def keep_settings(out: Path, parts: Iterable[object], resume: bool) -> None:
     elif file.exists():
         before = read_settings(file)
         check_same(file, before, settings)
-        if any(before.get(name) != settings.get(name) for name in _BUDGET):
-            for each in [out, *seed_folders(out)]:
+        changed = [name for name in _BUDGET if before.get(name) != settings.get(name)]
+        folders = [out, *seed_folders(out)]
+        check_budget(folders, {name: settings.get(name) for name in changed})
+        if changed:
+            for each in folders:
                 (each / METRICS).unlink(missing_ok=True)
     kept = {name: value for name, value in settings.items() if name != "resume"}
     write_text(file, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+
+
+def check_budget(folders: Iterable[Path], budget: Mapping[str, float | None]) -> None:
+    """Does nothing where no run in the folders has trained for longer than its new limits.
+
+    Raises:
+        ValueError: one has, so that its record would say less than its weights have seen.
+    """
+    limits = {name: limit for name, limit in budget.items() if limit is not None}
+    for folder in folders if limits else ():
+        so_far = trained(folder)
+        for name, limit in limits.items():
+            if so_far.get(name, 0) > limit:
+                raise ValueError(
+                    f"{name} is {limit:g}, and the run in {folder} has trained for "
+                    f"{so_far[name]:,.10g} already: write as many or more, or choose another folder"
+                )
 
 
 def read_settings(file: Path) -> dict[str, Any]:
