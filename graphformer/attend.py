@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -16,6 +17,7 @@ from graphformer.backends.request import innermost, prepare
 from graphformer.graph import TokenGraph
 from graphformer.planner import Plan, make_plan
 from graphformer.refusals import (
+    check_graph,
     check_kinds,
     check_made_for,
     check_operands,
@@ -147,10 +149,19 @@ def plan(
 
 
 class Plans(list[Plan]):
-    """The plans of a module; print them."""
+    """The plans of a module, or of an `edge_index`; print them.
+
+    Args:
+        plans: the plans.
+        note: what is not among them, if anything.
+    """
+
+    def __init__(self, plans: Iterable[Plan], note: str = "") -> None:
+        super().__init__(plans)
+        self.note = note
 
     def __str__(self) -> str:
-        return "\n\n".join(map(str, self)) or "no Attention in this module"
+        return "\n\n".join([*map(str, self), *filter(None, [self.note])])
 
 
 def explain(
@@ -168,11 +179,24 @@ def explain(
 
     Returns:
         The `Plan`, to print; of a module `Plans`, one for each `Attention` in it. The drop-ins of
-        `graphformer.nn` plan when they are called, for the graph that they then bind.
+        `graphformer.nn` plan when they are called: `graphformer.nn.plans_of(edge_index)` has those.
     """
     keys = _keys(graph, score, heads, dim, dtype, training, settings)
     plans = [graph.plans.get(key) or make_plan(_request(graph, key), key.backend) for key in keys]
-    return plans[0] if isinstance(score, Score) else Plans(plans)
+    return plans[0] if isinstance(score, Score) else Plans(plans, _note(score, plans))
+
+
+def _note(module: nn.Module, plans: list[Plan]) -> str:
+    """What of a module the plans do not tell."""
+    notes = [] if plans else ["no Attention in this module"]
+    drop_ins = [name for name, part in module.named_modules() if hasattr(part, "plans_when_called")]
+    if drop_ins:
+        names = ", ".join(name or "the module" for name in drop_ins)
+        notes.append(
+            f"drop-ins ({names}) plan when they are called: graphformer.nn.plans_of(edge_index) "
+            "has what they ran on"
+        )
+    return "; ".join(notes)
 
 
 class _Key(NamedTuple):
@@ -245,6 +269,7 @@ def _keys(
     settings: dict[str, Any],
 ) -> list[_Key]:
     """The key of a score, or those of every `Attention` in a module."""
+    check_graph(graph)
     if isinstance(score, Score) or not isinstance(score, nn.Module):
         return [_key(graph, score, heads, dim, dtype, training, **settings)]
     modules: list[Any] = [part for part in score.modules() if hasattr(part, "attention_settings")]

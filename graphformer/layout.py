@@ -33,9 +33,18 @@ class Layout:
 
     @classmethod
     def of(cls, tokens: Any) -> Layout:
-        """The layout of `tokens` (anything with `ptr`, `at`, `lengths` and `num_virtual`)."""
+        """The layout of `tokens` (anything with `ptr`, `at`, `lengths` and `num_virtual`).
+
+        Raises:
+            TypeError: if it is no such thing.
+        """
         if isinstance(tokens, Layout):
             return tokens
+        if not all(hasattr(tokens, name) for name in ("ptr", "at", "lengths", "num_virtual")):
+            raise TypeError(
+                f"a topology is bound to Tokens, it got a {type(tokens).__name__}: make them with "
+                "sequences(...), series(...), patches(...), or of a graph with nodes(data)"
+            )
         ptr, at, lengths, num_virtual = tokens.ptr, tokens.at, tokens.lengths, tokens.num_virtual
         # What reads them later, kernels among it, knows no other integers.
         ptr, at = ptr.long(), at.long()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphformer.backends import Operands
 from graphformer.graph import TokenGraph
@@ -79,16 +81,34 @@ def check_settings(normalize: str, dropout: float) -> None:
 
 def check_kinds(graph: TokenGraph, score: Score) -> None:
     """Raises an error where the one is no bound graph, or the other no score."""
-    if not isinstance(graph, TokenGraph):
-        raise TypeError(
-            f"attend needs a TokenGraph, it got {graph!r}; bind a topology to tokens: "
-            "complete().bind(tokens)"
-        )
+    check_graph(graph)
     if not isinstance(score, Score):
         raise TypeError(
-            f"attend needs a score, it got {score!r}; write DotProduct(), or read a text with "
-            "Score.parse(...)"
+            f"attention needs a score, it got {_shown(score)}; write DotProduct(), or read a text "
+            "with Score.parse(...)"
         )
+
+
+def check_graph(graph: TokenGraph) -> None:
+    """Raises an error where it is no bound graph."""
+    if isinstance(graph, TokenGraph):
+        return
+    given: Any = graph
+    remedy = "bind a topology to tokens: complete().bind(tokens)"
+    if isinstance(given, nn.Module):
+        remedy = "the graph comes first, score or model follow"
+    elif isinstance(given, Tensor):
+        remedy = "bind edges to tokens: edges(edge_index).bind(tokens)"
+    raise TypeError(f"attention needs a TokenGraph, it got {_shown(given)}; {remedy}")
+
+
+def _shown(given: Any) -> str:
+    """What was given, without all its numbers or parts."""
+    if isinstance(given, Tensor):
+        return f"a tensor of shape {list(given.shape)}"
+    if isinstance(given, nn.Module) and not isinstance(given, Score):
+        return f"the module {type(given).__name__}"
+    return repr(given)
 
 
 def _check_operand(name: str, x: Tensor, num_tokens: int, value: Tensor) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import graphformer as gf
 import graphformer.nn as ours
 from graphformer.backends import kernels
+from graphformer.layers import Attention
 
 EDGE_INDEX = torch.tensor([[0, 1, 2, 3, 3], [1, 2, 0, 3, 0]])
 
@@ -43,7 +44,7 @@ def test_a_model_gives_what_it_gave_and_keeps_what_it_is() -> None:
     weights = dict(model.named_parameters())
     swaps = gf.accelerate(model)
     assert list(swaps.swapped) == ["convs.0", "convs.1", "gcn", "transformer", "attention"]
-    assert swaps.left == {}
+    assert swaps.left == {"sage": "SAGEConv has no drop-in"}
     for name, layer in swaps.swapped.items():
         assert layer is layers[name]
         assert type(layer) is getattr(ours, type(before.get_submodule(name)).__name__)
@@ -167,6 +168,34 @@ def test_what_might_differ_is_left_and_says_why(layer: nn.Module, reason: str) -
     assert swaps.left == {"layer": reason}
     assert type(layer) is kind
     assert str(swaps) == f"swapped 0, left 1\n  layer  left: {reason}"
+
+
+def test_what_a_swapped_model_ran_on_is_told_by_its_edges() -> None:
+    model, edge_index = Net().eval(), EDGE_INDEX.clone()
+    gf.accelerate(model)
+    assert str(ours.plans_of(edge_index)) == "no drop-in was called with this tensor as it is now"
+    with torch.no_grad():
+        model(torch.randn(4, 4), edge_index)
+    plans = ours.plans_of(edge_index)
+    scores = {type(plan.request.score.core).__name__ for plan in plans}
+    assert scores == {"Terms", "GATv2", "Mean", "DotProduct"}
+    assert all(f"runs on {plan.name}" in str(plans) for plan in plans)
+    edge_index[0, 0] = 1
+    assert not ours.plans_of(edge_index)
+
+
+def test_explaining_a_swapped_model_says_where_its_plans_are() -> None:
+    layer, graph = pyg.GATConv(4, 4), gf.edges(EDGE_INDEX).bind(gf.sequences([torch.ones(4, 1)]))
+    assert str(gf.explain(graph, layer)) == "no Attention in this module"
+    gf.accelerate(layer)
+    expected = "no Attention in this module; drop-ins (the module) plan when they are called: "
+    assert str(gf.explain(graph, layer)).startswith(
+        expected + "graphformer.nn.plans_of(edge_index)"
+    )
+    both = nn.ModuleDict({"ours": Attention(8, 2), "theirs": layer})
+    plans = gf.explain(graph, both)
+    assert len(plans) == 1
+    assert str(plans).startswith(f"{plans[0]}\n\ndrop-ins (theirs) plan when")
 
 
 def test_torchs_attention_is_swapped_wherever_it_is() -> None:

@@ -195,8 +195,8 @@ def test_a_run_is_not_resumed_with_a_budget_that_it_is_past(runs: Path, source: 
     files = [runs / "settings.yaml", runs / "metrics.json", runs / "seed-1" / "metrics.json"]
     before = [file.read_text() for file in files]
     pattern = rf"epochs is {NUM_EPOCHS - 1}, and the run in .*seed-0 has trained for {NUM_EPOCHS} "
+    shorter = replace(SHORT, epochs=NUM_EPOCHS - 1)
     with pytest.raises(ValueError, match=pattern + "already: write as many or more"):
-        shorter = replace(SHORT, epochs=NUM_EPOCHS - 1)
         fit(job(runs, seeds=2, resume=True), source, SMALL, shorter)
     assert [file.read_text() for file in files] == before
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import sys
+from typing import Any
 
 import pytest
 import torch
 from test_refusals import DIM, GRAPH, HEADS, TOKENS, X, raises
+from torch_geometric.data import Data
 
 import graphformer as gf
+from graphformer.layers import Attention
 
 
 def test_plans_refuse_what_attend_refuses() -> None:
@@ -70,12 +73,31 @@ def test_drawing_says_how_to_get_matplotlib(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("unchecked")
 def test_attention_refuses_what_is_no_score_and_no_bound_graph() -> None:
     for wrong in (gf.DotProduct, "DotProduct()"):
-        with raises(TypeError, "attend needs a score, it got", "write DotProduct()"):
+        with raises(TypeError, "attention needs a score, it got", "write DotProduct()"):
             gf.attend(X, X, X, GRAPH, wrong)
-        with raises(TypeError, "attend needs a score, it got"):
+        with raises(TypeError, "attention needs a score, it got"):
             gf.explain(GRAPH, wrong, HEADS, DIM)
     with raises(TypeError, "it got complete(); bind a topology to tokens"):
         gf.explain(gf.complete(), gf.DotProduct(), HEADS, DIM)
+    layer, edge_index = Attention(HEADS * DIM, HEADS), torch.zeros(2, 1000, dtype=torch.int64)
+    with raises(
+        TypeError, "it got the module Attention; the graph comes first, score or model follow"
+    ):
+        gf.explain(layer)
+    for call in (lambda: gf.explain(edge_index, layer), lambda: gf.attend(X, X, X, edge_index)):
+        with raises(TypeError, "a tensor of shape [2, 1000]; bind edges to tokens: edges(edge_"):
+            call()
+    with raises(TypeError, "attention needs a score, it got a tensor of shape [2, 1000]; write"):
+        gf.attend(X, X, X, GRAPH, edge_index)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("what", [X, Data(x=X, num_nodes=5), [X]], ids=["tensor", "data", "list"])
+def test_a_topology_is_bound_to_tokens_alone(what: Any) -> None:
+    with raises(TypeError, f"bound to Tokens, it got a {type(what).__name__}: make them with seq"):
+        gf.complete().bind(what)
+    with raises(TypeError, f"bound to Tokens, it got a {type(what).__name__}: make them with seq"):
+        gf.complete().bind(TOKENS, what)
 
 
 @pytest.mark.usefixtures("unchecked")

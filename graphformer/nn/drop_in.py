@@ -46,6 +46,8 @@ class DropIn(MessagePassing):
     inherited, and an instance of the one can become one of the other.
     """
 
+    plans_when_called = True
+
     def _set_jittable_templates(self, raise_on_error: bool = False) -> None:
         # PyG writes `propagate` anew for each class. What it wrote for the class above serves here,
         # unless a subclass has messages of its own.

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 from torch_geometric import EdgeIndex
 
+from graphformer.attend import Plans
 from graphformer.graph import TokenGraph
 
 Made = TypeVar("Made")
@@ -69,6 +70,23 @@ def remembered(tensor: Tensor, settings: Hashable, make: Callable[[], Made]) -> 
             found = _memory[tensor] = _Remembered(version)
         kept: Made = found.made.setdefault(settings, made)
     return kept
+
+
+def plans_of(tensor: Tensor) -> Plans:
+    """What the drop-ins that were called with these edges, or this mask, ran on; print it.
+
+    Args:
+        tensor: the very `edge_index` (or mask of who hears whom) that the layers were given, not
+            changed since.
+
+    Returns:
+        A plan for each kind of attention over it; none where PyG's or torch's own code ran.
+    """
+    found: _Remembered | None = _memory.get(tensor)
+    made = found.made.values() if found is not None and found.version == _version(tensor) else ()
+    graphs = [each for each in made if isinstance(each, TokenGraph)]
+    plans = [plan for graph in graphs for plan in graph.plans.values()]
+    return Plans(plans, "" if plans else "no drop-in was called with this tensor as it is now")
 
 
 def _version(tensor: Tensor) -> tuple[int, ...]:

@@ -24,6 +24,8 @@ DROP_INS: dict[Any, Any] = {
     torch_geometric.nn.GCNConv: GCNConv,
     nn.MultiheadAttention: MultiheadAttention,
 }
+# What sends messages, with a drop-in or without.
+SENDERS = (MessagePassing, nn.MultiheadAttention)
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Swaps:
 
     Attributes:
         swapped: the layers that now run on our backends, by their names in the model.
-        left: the layers that might have, each with the reason why it does not.
+        left: the others of PyG's and torch's that send messages, each with the reason.
     """
 
     swapped: dict[str, nn.Module] = field(default_factory=dict)
@@ -58,7 +60,7 @@ def accelerate(model: nn.Module) -> Swaps:
     the model: it changes its class, and with it `forward` alone. So optimizers, `state_dict`s and
     names stay valid. Layers whose results might differ are left, and the result says why:
     subclasses, layers with hooks, an active explainer, settings that no drop-in has. So are layers
-    of PyG that no kernel is for: on a GPU, or in float16.
+    of PyG that have no drop-in, and those that no kernel is for: on a GPU, or in float16.
 
     Args:
         model: a model with layers of PyG or torch, or such a layer.
@@ -77,7 +79,7 @@ def accelerate(model: nn.Module) -> Swaps:
     swaps = Swaps()
     for name, module in model.named_modules():
         kind: Any = type(module)
-        if kind in DROP_INS.values() or not any(isinstance(module, each) for each in DROP_INS):
+        if kind in DROP_INS.values() or not isinstance(module, SENDERS):
             continue
         reason = _why_left(module)
         if reason is not None:
@@ -90,8 +92,11 @@ def accelerate(model: nn.Module) -> Swaps:
 
 def _why_left(module: nn.Module) -> str | None:
     """Why a layer of PyG or torch stays as it is, or None where a drop-in takes its place."""
-    if type(module) not in DROP_INS:
-        return f"{type(module).__name__} is a subclass, which may compute something else"
+    kind: Any = type(module)
+    if not any(isinstance(module, each) for each in DROP_INS):
+        return f"{kind.__name__} has no drop-in"
+    if kind not in DROP_INS:
+        return f"{kind.__name__} is a subclass, which may compute something else"
     if any(getattr(module, name) for name in drop_in.HOOKS):
         return "it has hooks"
     if "forward" in vars(module):

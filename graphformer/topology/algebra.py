@@ -87,6 +87,7 @@ class Topology(ABC):
             edge_data: `EdgeValues(edge_index, values)` by name, for `edges("name")` and for scores.
 
         Raises:
+            TypeError: if queries or keys are no tokens.
             ValueError: if tokens or edges do not fit each other.
         """
         from graphformer.graph import TokenGraph
