@@ -234,7 +234,7 @@ def as_options(message: str, names: Iterable[str]) -> str:
         message = re.sub(rf"(?<![\w\-./'\"]){name}=True\b", typed, message)
         message = re.sub(rf"(?<![\w\-./'\"]){name}=None\b", f"{typed} null", message)
         message = re.sub(rf"(?<![\w\-./'\"]){name}=(?=[^\s=])", f"{typed} ", message)
-        message = re.sub(rf"^{name}(?= )|(?<=\(){name}(?=\))", typed, message)
+        message = re.sub(rf"^{name}(?=:? )|(?<=\(){name}(?=\))", typed, message)
         if "_" in written_name or "." in written_name:
             message = re.sub(rf"(?<![\w\-./'\"]){name}(?![\w./'\"])", typed, message)
     return message

@@ -142,6 +142,7 @@ def test_a_file_of_other_settings_is_refused(
         ("go on (data=True), or with data=None", "go on (--data), or with --data null"),
         ("name its file as well (data)", "name its file as well (--data)"),
         ("data 'x' is unknown", "--data 'x' is unknown"),
+        ("data: no such name", "--data: no such name"),
         ("the data in data_dir/a has data_dir.txt", "the data in data_dir/a has data_dir.txt"),
         ("there is --data_dir and no data", "there is --data_dir and no data"),
     ],

@@ -221,7 +221,7 @@ def test_what_is_predicted_to_take_longer_than_the_patience_is_left_out(tmp_path
         (lambda: Sizes(batch=0), "batch is 0: write a number of at least 1"),
         (
             lambda: Sizes(dtype="float8"),
-            "unknown dtype 'float8'; known are float32, float64, bfloat16, float16",
+            "dtype is 'float8': write one of float32, float64, bfloat16, float16",
         ),
         (lambda: Graphs(topologies=[]), "topologies is empty: write at least one to compare"),
         (lambda: Graphs(densities=[0.1, 1.5]), "write shares of all pairs, above 0 and up to 1"),
@@ -242,12 +242,13 @@ def test_settings_that_make_no_sense_are_refused(
 @pytest.mark.parametrize(
     ("graphs", "message"),
     [
-        (Graphs(["widow(n)"]), "unknown name 'widow' in the topology 'widow\\(1\\)'; known are"),
-        (Graphs(["window(8"]), "cannot read the topology"),
+        (Graphs(["widow(n)"]), "^topologies: unknown name 'widow' in the topology 'widow\\(n\\)'"),
+        (Graphs(["window(n"]), "^topologies: cannot read the topology 'window\\(n' at column 7"),
         (Graphs(['edges("bonds")']), "edges 'bonds', which are not drawn here; known are random"),
         (Graphs(['window(n) | edges("random")']), "both n and drawn edges"),
         (Graphs(["grid((2, 2), 1)"]), "grid"),
-        (Graphs(score="Dot()"), "unknown"),
+        (Graphs(score="Dot()"), "^score: unknown name 'Dot'"),
+        (Graphs(score="GATv2(4)"), "^score: there is no dense attention with GATv2"),
         (Graphs(score="DotProduct() + ALiBi(8)"), r"made for 8 heads.* ALiBi\(4\), or heads=8"),
         (Graphs(score="GATv2(4, 32)"), "there is no dense attention with GATv2"),
     ],

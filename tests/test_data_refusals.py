@@ -130,7 +130,7 @@ def test_multi30k_lists_the_files_it_needs(tmp_path: Path) -> None:
 def test_multi30k_needs_a_known_variant_and_two_languages(tmp_path: Path) -> None:
     with refused("variant 'bpe' of Multi30k is unknown: write 'raw' or 'tok'"):
         multi30k(tmp_path, variant="bpe")
-    with refused("source and target are both 'de'"):
+    with refused("source is 'de', and so is the target: write target='en'"):
         multi30k(tmp_path, source="de", target="de")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -344,6 +345,16 @@ def test_ids_out_of_range_are_refused() -> None:
     drop = with_numbers(ours.TransformerConv(8, 4))
     with pytest.raises(ValueError, match="query 4, but there are 4 query tokens"):
         drop(draw_numbers(4, 8), torch.tensor([[0], [4]]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_edges_that_are_no_integers_are_refused_as_by_pyg(name: str) -> None:
+    drop, theirs = make_pair(name, 8, 4)
+    x, edge_index = draw_numbers(4, 8), EDGE_INDEX.double()
+    with pytest.raises((ValueError, RuntimeError), match=r"int64|integer") as expected:
+        theirs(x, edge_index)
+    with pytest.raises(type(expected.value), match=re.escape(str(expected.value))):
+        drop(x, edge_index)
 
 
 @pytest.mark.parametrize("name", NAMES)

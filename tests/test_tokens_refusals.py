@@ -63,6 +63,7 @@ SEQUENCES = {
         r"shapes.*\(2,\) in example 0, \(\)",
     ),
     "bare numbers": (([torch.zeros(3)],), r"neither an id nor a vector.*example\[\.\.\., None\]"),
+    "one of vectors": ((torch.zeros(5, 4),), r"shape \(5, 4\).*write sequences\(\[x\]\)"),
     "lengths of a list": (([torch.zeros(1, 2)], [1]), "takes lengths beside a padded tensor only"),
     "number of lengths": ((torch.zeros(2, 3, 1), [1]), "1 lengths for 2 examples"),
     "too long": ((torch.zeros(2, 3, 1), [1, 4]), "length 4 for example 1.*0 to 3"),

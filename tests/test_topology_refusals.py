@@ -95,7 +95,11 @@ def test_edges_that_do_not_fit_the_tokens_are_refused() -> None:
     ):
         resolve((0, 1), (1, 2))
     with raises(
-        ValueError, "1 repeated edges", "key 3 to query 2", "coalesce", "TokenGraph.from_edge_index"
+        ValueError,
+        "has 1 repeated edge, from",
+        "key 3 to query 2",
+        "coalesce",
+        "TokenGraph.from_edge_index",
     ):
         resolve((0, 1), (3, 2), (3, 2))
 

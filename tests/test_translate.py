@@ -307,6 +307,8 @@ def test_unknown_characters_are_warned_of_once(corpus: Corpus, tmp_path: Path) -
     with pytest.warns(UserWarning, match=expected) as warned:
         translate.predict(out, input_file=lines, search=Search(beam=1))
     assert sum("characters are unknown" in str(each.message) for each in warned) == 1
+    with pytest.warns(UserWarning, match=r"1 character is unknown .* did not have it: '!' \(1\)"):
+        translate.predict(out, text="eins!")
     translate.predict(out, text="eins", search=Search(beam=1))
 
 

@@ -132,6 +132,9 @@ def test_samples_depend_on_seed_and_line_alone(
     assert translate.predict(folder, input_file=source, wanted=narrow) == likeliest
     with pytest.raises(ValueError, match=r"write --sample\.temperature 1 to draw translations"):
         Sample(top_k=3)
+    for search in (Search(beam=3), Search(length_penalty=0.5)):
+        with pytest.raises(ValueError, match=r"with sample\.temperature .* are drawn, not"):
+            translate.predict(folder, input_file=source, wanted=few, search=search)
 
 
 def test_alignments_are_written_behind_the_translation(
@@ -266,6 +269,8 @@ def test_what_a_link_leads_to_takes_the_translations(folder: Path, tmp_path: Pat
 def test_text_that_cannot_be_translated_or_drawn_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="text is not UTF-8 at character 3"):
         translate.predict(folder, text="hu\udcffnd")
+    with pytest.raises(ValueError, match="text has several lines: write them to a file"):
+        translate.predict(folder, text="eins\nzwei")
     with pytest.raises(ValueError, match=r"plot_alignment is a\.foo: write a name in \.svg or"):
         translate.predict(folder, text="eins", plot_alignment=Path("a.foo"))
     with pytest.raises(ValueError, match="text is empty, and plot_alignment has nothing to show"):

@@ -192,7 +192,7 @@ def test_own_text_needs_three_sentences() -> None:
             {"attending": Attending(decoder=Decoder("expander(3)"))},
             r"decoder\.topology: a decoder cannot go",
         ),
-        ({"attending": Attending(decoder=Decoder(score="Dot()"))}, "unknown name 'Dot'"),
+        ({"attending": Attending(decoder=Decoder(score="Dot()"))}, r"decoder\.score: unknown name"),
         (
             {"attending": Attending(encoder=Encoder(score="DotProduct() + ALiBi(8)"))},
             r"encoder\.score has ALiBi\(8\), which .* ALiBi\(2\), or heads=8",

@@ -7,7 +7,7 @@ recomputed in the backward, so that memory grows with tokens, not with edges x h
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch_geometric.utils import scatter, softmax
 from graphformer.backends.calibration import factor
 from graphformer.backends.request import Attended, Cost, Operands, Request
 from graphformer.layout import Pair
-from graphformer.scores.score import precise
+from graphformer.scores.score import called, precise
 
 CHUNK_BYTES = 2**28
 
@@ -88,10 +88,11 @@ class Equation(MessagePassing):
         """The weights a_ij, [edge, head]."""
         score = request.score
         query, key = precise(query_i), _heads_of(precise(key_j), request)
+        total: Any
         if request.pairwise:
             assert query is not None
             assert key is not None
-            total = score.core(query, key.expand_as(query), pair)
+            total = called(score.core, request.heads, query, key.expand_as(query), pair)
         else:
             product = None if query is None or key is None else (query * key).sum(-1)
             edge = None
@@ -105,9 +106,9 @@ class Equation(MessagePassing):
                 dtype = torch.promote_types(request.dtype, torch.float32)
                 total = torch.zeros(index.shape[0], 1, dtype=dtype, device=index.device)
         for bias in score.biases:
-            total = total + bias(pair)
+            total = total + called(bias, request.heads, pair)
         if not request.pairwise:
-            total = score.core(request.pointwise(total), pair)
+            total = called(score.core, request.heads, request.pointwise(total), pair)
         if request.normalize == "softmax":
             return _softmax(total, index, num_queries, request.may_hide_all)
         if request.normalize == "sum":

@@ -39,7 +39,8 @@ def multi30k(
         known = " or ".join(map(repr, get_args(Variant)))
         raise ValueError(f"variant {variant!r} of Multi30k is unknown: write {known}")
     if source == target:
-        raise ValueError(f"source and target are both {source!r}: write two languages")
+        other = "en" if source == "de" else "de"
+        raise ValueError(f"source is {source!r}, and so is the target: write target={other!r}")
     names = {
         (part, language): _FILE_NAMES[variant].format(part=part, language=language)
         for part in _PARTS

@@ -144,7 +144,8 @@ def is_ours(layer: MessagePassing, x: tuple[Any, ...], edge_index: Any) -> bool:
     if is_transformed():
         return False
     if edge_index.layout is torch.strided:
-        return edge_index.dim() == 2 and edge_index.shape[0] == 2
+        is_pairs = edge_index.dim() == 2 and edge_index.shape[0] == 2
+        return is_pairs and not edge_index.is_floating_point()
     return edge_index.dense_dim() == 0 and edge_index.layout is not torch.sparse_csc
 
 

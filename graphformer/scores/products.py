@@ -116,11 +116,16 @@ class EdgeDot(BilinearScore):
         edge_data: name of the edge data in `bind`.
         weight: W, [head, dim, edge_dim]; a parameter is trained.
 
+    Raises:
+        TypeError: if the weight is no such tensor.
+
     Source: Shi et al. 2021, UniMP (2009.03509), PyG's `TransformerConv`.
     """
 
     def __init__(self, edge_data: str, weight: Float[Tensor, "head dim edge_dim"]) -> None:
         super().__init__()
+        if not isinstance(weight, Tensor) or weight.dim() != 3:
+            raise TypeError("EdgeDot needs a weight [head, dim, edge_dim], a tensor or a parameter")
         self.edge_data, self.edge_dim = edge_data, weight.shape[-1]
         self.heads = weight.shape[0]
         self.weight = weight

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float
@@ -204,6 +204,28 @@ def precise(tensor: Tensor | None) -> Tensor | None:
     if tensor is None or tensor.dtype in (torch.float32, torch.float64):
         return tensor
     return tensor.float()
+
+
+def called(part: Score | Bias, heads: int, *given: Any) -> Tensor:
+    """What `part.forward` makes of what it is given, the pair at last: a number a pair and head.
+
+    Raises:
+        ValueError: if it has another shape.
+    """
+    found: Tensor = part(*given)
+    if torch.compiler.is_compiling():
+        return found
+    pair = given[-1]
+    pairs = torch.broadcast_shapes(pair.query.shape[:-1], pair.key.shape[:-1])
+    wanted = (*pairs, heads)
+    sizes = zip(reversed(found.shape), reversed(wanted), strict=False)
+    if found.dim() <= len(wanted) and all(size in (1, most) for size, most in sizes):
+        return found
+    raise ValueError(
+        f"{type(part).__name__}.forward gave shape {list(found.shape)} for pairs of shape "
+        f"{list(pairs)} and {heads} heads: it must be {list(wanted)}, a number for each pair and "
+        "head, with 1 where it is the same for all"
+    )
 
 
 def misshapen(name: str, part: Tensor, wanted: Sequence[int | torch.SymInt], heads: int) -> str:

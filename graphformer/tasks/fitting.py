@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from graphformer.scores import Score
 
 _NAMED_EDGES = re.compile(r"""\bedges\(\s*(["'])(.*?)\1\s*\)""")
+
+
+@contextmanager
+def named(setting: str) -> Iterator[None]:
+    """An error in the block says of which setting it is."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{setting}: {error}") from error
 
 
 def check_width(name: str, width: int, heads: int) -> None:
@@ -31,7 +41,8 @@ def check_score(name: str, text: str, heads: int) -> None:
     Raises:
         ValueError: it is for another number of heads, or cannot be read.
     """
-    score = Score.parse(text)
+    with named(name):
+        score = Score.parse(text)
     for part in (score.core, *score.biases):
         if part.heads is not None and part.heads != heads:
             written = re.sub(rf"\({part.heads}\b", f"({heads}", repr(part), count=1)

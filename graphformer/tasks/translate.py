@@ -298,7 +298,7 @@ def check_text(text: str, plot_alignment: Path | None) -> None:
     """Does nothing where a line can be translated, and what it comes from drawn.
 
     Raises:
-        ValueError: it is not UTF-8, or there would be no picture.
+        ValueError: it is not UTF-8 or has several lines, or there would be no picture.
     """
     try:
         text.encode()
@@ -307,6 +307,8 @@ def check_text(text: str, plot_alignment: Path | None) -> None:
             f"text is not UTF-8 at character {error.start + 1}: write it so, or a file with "
             "--input_file"
         ) from error
+    if "\n" in text.strip():
+        raise ValueError("text has several lines: write them to a file, and it to --input_file")
     if plot_alignment is None:
         return
     if not text.strip():

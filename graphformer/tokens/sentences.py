@@ -61,6 +61,12 @@ def _of_padded(padded: Tensor, lengths: Sequence[int] | Tensor | None) -> Tokens
             f"sequences got a padded tensor of shape {tuple(padded.shape)}: it is ids [example, "
             "longest] or vectors [example, longest, dim]."
         )
+    if padded.ndim == 2 and padded.is_floating_point():
+        raise ValueError(
+            f"sequences got numbers of {padded.dtype} and shape {tuple(padded.shape)} as a padded "
+            "tensor of ids: of one sequence of vectors write sequences([x]), of sequences of "
+            "numbers x[..., None]."
+        )
     num_examples, longest = padded.shape[:2]
     if lengths is None:
         sizes = [longest] * num_examples

@@ -53,8 +53,10 @@ class Edges(Topology):
             code = int(edges._codes[1:][repeated][0])
             first = int((query * keys.num_tokens + key == code).nonzero()[0])
             source, target = edge_index[:, first].tolist()
+            num_repeats = int(repeated.sum())
+            several = f"{num_repeats:,} repeated edges, one of them"
             raise ValueError(
-                f"{notation} has {int(repeated.sum())} repeated edges, one of them from key "
+                f"{notation} has {several if num_repeats > 1 else '1 repeated edge,'} from key "
                 f"{source} to query {target}: a topology is a set, write edge_index = "
                 "torch_geometric.utils.coalesce(edge_index), or keep repeats, each its own term, "
                 "with TokenGraph.from_edge_index"

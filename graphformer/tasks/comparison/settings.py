@@ -43,7 +43,7 @@ class Sizes:
             )
         check_least(self, batch=1, heads=1, dim=1)
         if self.dtype not in DTYPES:
-            raise ValueError(f"unknown dtype {self.dtype!r}; known are {', '.join(DTYPES)}")
+            raise ValueError(f"dtype is {self.dtype!r}: write one of {', '.join(DTYPES)}")
 
 
 @dataclass(frozen=True)

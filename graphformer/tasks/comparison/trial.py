@@ -12,6 +12,7 @@ from graphformer.tasks.comparison.memory import machine_bytes
 from graphformer.tasks.comparison.points import Point, has_number, names_in, with_number
 from graphformer.tasks.comparison.settings import DTYPES, Graphs, Sizes
 from graphformer.tasks.fitting import check_score as check_heads
+from graphformer.tasks.fitting import named
 from graphformer.tokens import sequences
 from graphformer.topology import complete
 
@@ -42,17 +43,30 @@ def check_score(sizes: Sizes, graphs: Graphs) -> None:
     dtype = DTYPES[sizes.dtype]
     x = torch.ones(FEW, sizes.heads, sizes.dim, dtype=dtype)
     whole = complete().bind(sequences([x.flatten(1)]))
-    attend(x, x, x, whole, score)
-    refusal = explain(whole, score, sizes.heads, sizes.dim, dtype).candidates["dense"]
-    if isinstance(refusal, str):
-        raise ValueError(
-            f"there is no dense attention with {graphs.score} to compare with: {refusal}; give "
-            'another score, such as "DotProduct()"'
-        )
+    with named("score"):
+        refusal = explain(whole, score, sizes.heads, sizes.dim, dtype).candidates["dense"]
+        if isinstance(refusal, str):
+            raise ValueError(
+                f"there is no dense attention with {graphs.score} to compare with: {refusal}; give "
+                'another score, such as "DotProduct()"'
+            )
+        attend(x, x, x, whole, score)
 
 
 def check_topology(text: str) -> None:
     """Raises why a topology cannot be compared."""
+    with named("topologies"):
+        check_named_edges(text)
+        tokens, tried = sequences([torch.zeros(FEW, dtype=torch.int64)]), with_number(text, 1)
+        try:
+            Point(FEW, text, tried, None).bind(tokens, 0)
+        except ValueError as error:
+            # As it was written, not as it was tried.
+            raise ValueError(str(error).replace(repr(tried), repr(text))) from error
+
+
+def check_named_edges(text: str) -> None:
+    """Raises why the edges that a topology names cannot be drawn."""
     unknown = [name for name in names_in(text) if name not in DRAWN]
     if unknown:
         raise ValueError(
@@ -64,8 +78,6 @@ def check_topology(text: str) -> None:
             f"the topology {text!r} has both n and drawn edges, and which of them is to give "
             "the densities is not said: write a number in place of n"
         )
-    tokens = sequences([torch.zeros(FEW, dtype=torch.int64)])
-    Point(FEW, text, with_number(text, 1), None).bind(tokens, 0)
 
 
 def check_memory(sizes: Sizes, graphs: Graphs, device: torch.device) -> None:

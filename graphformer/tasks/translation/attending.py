@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -13,7 +11,7 @@ from graphformer.models.recurrent import AttentionalLSTM
 from graphformer.models.sequence import Size, Transformer
 from graphformer.models.stack import LINEAR, as_topology, causal_topology, make_feed_forward
 from graphformer.scores import ALiBi, Rotary, Score, T5Bias
-from graphformer.tasks.fitting import check_edges, check_score, check_width
+from graphformer.tasks.fitting import check_edges, check_score, check_width, named
 
 # The translators by the names of their classes, as the files of a model have them.
 KINDS = {kind.__name__: kind for kind in (Transformer, AttentionalLSTM)}
@@ -89,9 +87,12 @@ class Attending:
         """
         if self.model == "lstm":
             return replace(self, cross=Cross(self.cross.score or f"Bahdanau({size.heads})"))
-        given = [score for score in (self.encoder.score, self.decoder.score) if score]
+        parts = {"encoder.score": self.encoder.score, "decoder.score": self.decoder.score}
+        given = {name: score for name, score in parts.items() if score}
         even = size.dim % (2 * size.heads) == 0  # others cannot be turned
-        knowing = all(map(_knows_positions, given)) and (even or len(given) == 2)
+        knowing = all(_knows_positions(*part) for part in given.items()) and (
+            even or len(given) == 2
+        )
         positions = self.positions or ("none" if knowing else "sinusoidal")
         usual = "Rotary(DotProduct())" if positions == "none" and even else "DotProduct()"
         encoder = replace(self.encoder, score=self.encoder.score or usual)
@@ -152,7 +153,9 @@ class Attending:
     def _warn_of_bags(self) -> None:
         """Warns of an encoder to which the order of the words is nothing."""
         encoder = self.encoder
-        if self.positions != "none" or encoder.score is None or _knows_positions(encoder.score):
+        if self.positions != "none" or encoder.score is None:
+            return
+        if _knows_positions("encoder.score", encoder.score):
             return
         if (encoder.topology, encoder.feed_forward) == (Encoder.topology, Encoder.feed_forward):
             warnings.warn(
@@ -181,18 +184,10 @@ class Attending:
 Translating = Transformer | AttentionalLSTM
 
 
-@contextmanager
-def named(setting: str) -> Iterator[None]:
-    """An error in the block says of which setting it is."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{setting}: {error}") from error
-
-
-def _knows_positions(score: str) -> bool:
-    """Whether a score, in notation, depends on where query and key stand."""
-    parsed = Score.parse(score)
+def _knows_positions(setting: str, score: str) -> bool:
+    """Whether the score of a setting, in notation, depends on where query and key stand."""
+    with named(setting):
+        parsed = Score.parse(score)
     return any(isinstance(part, Rotary | ALiBi | T5Bias) for part in (parsed.core, *parsed.biases))
 
 

@@ -89,6 +89,8 @@ def read_corpus(corpus: Corpus, index_folder: Path | None = None) -> TextSplits:
         )
     _check_files(corpus)
     _check_read(corpus)
+    if source is not None and corpus.data != Corpus.data:
+        print(f"--data {corpus.data} is not read: {source} takes its place", file=sys.stderr)
     if source is not None and target is not None:
         return clean(_read_own(source, target, corpus, index_folder), corpus)
     if corpus.reads_multi30k:

@@ -126,9 +126,11 @@ def warn_of_unknown(unknown: Counter[str]) -> None:
         return
     shown = ", ".join(f"{each!r} ({count})" for each, count in unknown.most_common(NUM_SHOWN))
     more = f" and {len(unknown) - NUM_SHOWN} others" if len(unknown) > NUM_SHOWN else ""
+    one = unknown.total() == 1
+    several = "1 character is" if one else f"{unknown.total():,} characters are"
     warnings.warn(
-        f"{unknown.total():,} characters are unknown to the translator, whose training text "
-        f"had none of them: {shown}{more}; expect mistakes where they stand",
+        f"{several} unknown to the translator, whose training text did not have "
+        f"{'it' if one else 'them'}: {shown}{more}; expect mistakes there",
         stacklevel=2,
     )
 

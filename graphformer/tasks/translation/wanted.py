@@ -72,8 +72,14 @@ class Wanted:
         """Does nothing where the search finds as many translations as are wanted.
 
         Raises:
-            ValueError: it follows fewer.
+            ValueError: it follows fewer, or nothing is searched for and how to is given.
         """
+        for name in ("beam", "length_penalty") if self.sample.temperature is not None else ():
+            if (given := getattr(search, name)) != getattr(Search, name):
+                raise ValueError(
+                    f"{name} is {given}, and with sample.temperature translations are drawn, not "
+                    "searched for: leave one of them out"
+                )
         if self.sample.temperature is None and self.n_best > search.beam:
             raise ValueError(
                 f"n_best is {self.n_best}, and a beam of {search.beam} finds {search.beam}: write "
