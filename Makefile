@@ -4,7 +4,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint docs bench kernels fallback clean
+.PHONY: install demo test lint docs bench kernels fallback clean
+
+install: .venv/.all              ## this clone in .venv, editable, with all extras
+	@echo "it is in .venv: . $(BIN)/activate"
 
 demo: .venv/.all                 ## translate, classify, compare; the report is demo/index.html
 	$(BIN)/graphformer demo --out demo

@@ -120,6 +120,11 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    """The public names, those that are loaded late among them."""
+    return sorted([*__all__, "__version__"])
+
+
 def __getattr__(name: str) -> Any:
     """The drop-ins, which import all layers of PyG, are loaded when they are asked for."""
     if name not in {"accelerate", "nn"}:

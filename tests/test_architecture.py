@@ -83,3 +83,10 @@ def test_an_import_leaves_no_file_behind(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_can_be_read_in_one_sitting(path: Path) -> None:
     assert len(path.read_text("utf-8").splitlines()) <= 400
+
+
+def test_a_prompt_completes_to_the_public_names() -> None:
+    import graphformer
+
+    assert dir(graphformer) == sorted([*graphformer.__all__, "__version__"])
+    assert all(hasattr(graphformer, name) for name in dir(graphformer))
