@@ -121,8 +121,8 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """The public names, those that are loaded late among them."""
-    return sorted([*__all__, "__version__"])
+    """All names, those that are loaded late among them."""
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

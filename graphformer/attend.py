@@ -179,7 +179,7 @@ def explain(
 
     Returns:
         The `Plan`, to print; of a module `Plans`, one for each `Attention` in it. The drop-ins of
-        `graphformer.nn` plan when they are called: `graphformer.nn.plans_of(edge_index)` has those.
+        `graphformer.nn` plan when they are called: see `graphformer.nn.plans_of` then.
     """
     keys = _keys(graph, score, heads, dim, dtype, training, settings)
     plans = [graph.plans.get(key) or make_plan(_request(graph, key), key.backend) for key in keys]
@@ -189,13 +189,17 @@ def explain(
 def _note(module: nn.Module, plans: list[Plan]) -> str:
     """What of a module the plans do not tell."""
     notes = [] if plans else ["no Attention in this module"]
-    drop_ins = [name for name, part in module.named_modules() if hasattr(part, "plans_when_called")]
-    if drop_ins:
-        names = ", ".join(name or "the module" for name in drop_ins)
-        notes.append(
-            f"drop-ins ({names}) plan when they are called: graphformer.nn.plans_of(edge_index) "
-            "has what they ran on"
-        )
+    # The drop-ins are above this module: they say by themselves what they know their graphs by.
+    for by in ("edge_index", "mask"):
+        parts = module.named_modules()
+        names = [
+            name or "the module" for name, part in parts if getattr(part, "plans_by", "") == by
+        ]
+        if names:
+            notes.append(
+                f"drop-ins ({', '.join(names)}) plan when they are called: see "
+                f"graphformer.nn.plans_of({by}) then"
+            )
     return "; ".join(notes)
 
 

@@ -11,6 +11,7 @@ from graphformer.backends import Operands
 from graphformer.graph import TokenGraph
 from graphformer.scores import Score
 from graphformer.scores.score import misshapen
+from graphformer.topology import Topology
 
 NORMALIZERS = ("softmax", "sum", "none")
 
@@ -106,9 +107,13 @@ def _shown(given: Any) -> str:
     """What was given, without all its numbers or parts."""
     if isinstance(given, Tensor):
         return f"a tensor of shape {list(given.shape)}"
-    if isinstance(given, nn.Module) and not isinstance(given, Score):
-        return f"the module {type(given).__name__}"
-    return repr(given)
+    if isinstance(given, Topology | Score | str | type):
+        return repr(given)
+    return (
+        f"the module {type(given).__name__}"
+        if isinstance(given, nn.Module)
+        else (f"a {type(given).__name__}")
+    )
 
 
 def _check_operand(name: str, x: Tensor, num_tokens: int, value: Tensor) -> None:

@@ -11,6 +11,7 @@ import torch
 import torch_geometric.nn as pyg
 from drop_in_cases import attending
 from torch import Tensor, nn
+from torch_geometric.data import Data
 
 import graphformer as gf
 import graphformer.nn as ours
@@ -173,7 +174,7 @@ def test_what_might_differ_is_left_and_says_why(layer: nn.Module, reason: str) -
 def test_what_a_swapped_model_ran_on_is_told_by_its_edges() -> None:
     model, edge_index = Net().eval(), EDGE_INDEX.clone()
     gf.accelerate(model)
-    assert str(ours.plans_of(edge_index)) == "no drop-in was called with this tensor as it is now"
+    assert str(ours.plans_of(edge_index)) == "no plan is remembered for this tensor as it is now"
     with torch.no_grad():
         model(torch.randn(4, 4), edge_index)
     plans = ours.plans_of(edge_index)
@@ -184,18 +185,31 @@ def test_what_a_swapped_model_ran_on_is_told_by_its_edges() -> None:
     assert not ours.plans_of(edge_index)
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_a_mask_tells_its_plans_and_what_is_no_tensor_is_refused() -> None:
+    layer, x = ours.MultiheadAttention(4, 2, batch_first=True), torch.randn(2, 3, 4)
+    mask = torch.tensor([[False, False, True], [False, False, False]])
+    layer(x, x, x, key_padding_mask=mask, need_weights=False)
+    (plan,) = ours.plans_of(mask)
+    assert repr(plan.request.graph.topology) == "complete()"
+    with pytest.raises(TypeError, match=r"it got a Data: of a PyG Data write plans_of\(data.edge_"):
+        ours.plans_of(Data(edge_index=EDGE_INDEX))
+
+
 def test_explaining_a_swapped_model_says_where_its_plans_are() -> None:
     layer, graph = pyg.GATConv(4, 4), gf.edges(EDGE_INDEX).bind(gf.sequences([torch.ones(4, 1)]))
     assert str(gf.explain(graph, layer)) == "no Attention in this module"
     gf.accelerate(layer)
-    expected = "no Attention in this module; drop-ins (the module) plan when they are called: "
-    assert str(gf.explain(graph, layer)).startswith(
-        expected + "graphformer.nn.plans_of(edge_index)"
+    when = "plan when they are called: see graphformer.nn.plans_of"
+    expected = f"no Attention in this module; drop-ins (the module) {when}(edge_index) then"
+    assert str(gf.explain(graph, layer)) == expected
+    torchs = ours.MultiheadAttention(4, 2)
+    plans = gf.explain(
+        graph, nn.ModuleDict({"ours": Attention(8, 2), "theirs": layer, "torchs": torchs})
     )
-    both = nn.ModuleDict({"ours": Attention(8, 2), "theirs": layer})
-    plans = gf.explain(graph, both)
     assert len(plans) == 1
-    assert str(plans).startswith(f"{plans[0]}\n\ndrop-ins (theirs) plan when")
+    expected = f"drop-ins (theirs) {when}(edge_index) then; drop-ins (torchs) {when}(mask) then"
+    assert str(plans) == f"{plans[0]}\n\n{expected}"
 
 
 def test_torchs_attention_is_swapped_wherever_it_is() -> None:

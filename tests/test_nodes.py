@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import statistics
 from dataclasses import replace
@@ -199,6 +200,22 @@ def test_a_run_is_not_resumed_with_a_budget_that_it_is_past(runs: Path, source: 
     with pytest.raises(ValueError, match=pattern + "already: write as many or more"):
         fit(job(runs, seeds=2, resume=True), source, SMALL, shorter)
     assert [file.read_text() for file in files] == before
+
+
+def test_figures_of_a_run_whose_checkpoints_are_gone_are_kept(
+    source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(job(tmp_path, seeds=2, resume=True), source, SMALL, replace(SHORT, epochs=3))
+    assert f"nothing to resume in {tmp_path}: it begins from the start" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "seed-1" / "checkpoints")
+    before = [file.read_text() for file in sorted(tmp_path.rglob("metrics.json"))]
+    fit(job(tmp_path, seeds=2, resume=True), source, SMALL, replace(SHORT, epochs=3))
+    assert "nothing to resume" not in capsys.readouterr().err
+    for epochs, refusal in ((2, "epochs is 2"), (4, "seed-1 has a finished run without its check")):
+        changed = replace(SHORT, epochs=epochs)
+        with pytest.raises(ValueError, match=refusal):
+            fit(job(tmp_path, seeds=2, resume=True), source, SMALL, changed)
+    assert [file.read_text() for file in sorted(tmp_path.rglob("metrics.json"))] == before
 
 
 class Scripted(NextWord):

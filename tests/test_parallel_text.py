@@ -169,7 +169,7 @@ def test_flaws_are_found_and_counted_with_their_first_line() -> None:
     assert [pairs[index] for index in kept] == [each for each in FLAWED if FLAWED[each] is None]
     assert str(dropped) == (
         "dropped 2 whose target is a copy of the source (first: line 11), "
-        "3 with characters that are no text (first: line 12), 1 that were there before (line 18)"
+        "3 with characters that are no text (first: line 12), 1 that stood there before (line 18)"
     )
     assert dropped.total == 6
 

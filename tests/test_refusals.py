@@ -229,11 +229,20 @@ def test_what_a_subclass_must_define_is_named() -> None:
         ("DotProduct().scale", ["cannot read 'DotProduct().scale'"]),
         ("DotProduct() * 2", ["cannot read"]),
         ("Score()", ["unknown name 'Score'"]),
+        ("DotProduct() + T5Bias(4, 1)", ["in the score"]),
     ],
 )
 def test_scores_that_cannot_be_read_are_refused(text: str, parts: list[str]) -> None:
     with raises(ValueError, *parts):
         gf.Score.parse(text)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_score_that_holds_weights_is_refused_without_them() -> None:
+    with raises(ValueError, "in the score", "EdgeDot needs a tensor", "it got 3"):
+        gf.Score.parse("EdgeDot('bond', 3)")
+    with raises(ValueError, "EdgeDot needs a tensor [head, dim, edge_dim]", "it got shape [2, 3]"):
+        gf.EdgeDot("bond", torch.zeros(2, 3))
 
 
 @pytest.mark.parametrize(

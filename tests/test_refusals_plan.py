@@ -87,6 +87,8 @@ def test_attention_refuses_what_is_no_score_and_no_bound_graph() -> None:
     for call in (lambda: gf.explain(edge_index, layer), lambda: gf.attend(X, X, X, edge_index)):
         with raises(TypeError, "a tensor of shape [2, 1000]; bind edges to tokens: edges(edge_"):
             call()
+    with raises(TypeError, "needs a TokenGraph, it got a list; bind a topology"):
+        gf.attend(X, X, X, [edge_index])
     with raises(TypeError, "attention needs a score, it got a tensor of shape [2, 1000]; write"):
         gf.attend(X, X, X, GRAPH, edge_index)
 

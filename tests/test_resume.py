@@ -20,6 +20,7 @@ from graphformer.tasks.checkpoints import list_checkpoints, newest_intact, progr
 from graphformer.tasks.history import read_history
 from graphformer.tasks.interruption import Interrupted
 from graphformer.tasks.resume import Saving
+from graphformer.tasks.run import progress_in
 
 EVERY_STEP = Saving(steps=1)
 NUM_BATCHES = 37  # of 20 updates: six in an epoch of eleven batches, two in the fourth
@@ -125,6 +126,18 @@ def test_a_checkpoint_says_how_far_it_is(steps: int, epochs: int, tmp_path: Path
     progress = progress_of(list_checkpoints(tmp_path / "checkpoints")[0])
     assert (progress["steps"], progress["epochs"]) == (steps, epochs)
     assert 0 < progress["minutes"] < 10
+
+
+def test_a_damaged_checkpoint_does_not_say_how_far_a_run_is(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    assert progress_in(tmp_path) == {}
+    train_tiny(tmp_path, steps=7, saving=EVERY_STEP)
+    newest, before = list_checkpoints(tmp_path / "checkpoints")
+    assert progress_in(tmp_path)["steps"] == 7
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert progress_in(tmp_path) == progress_of(before)
+    assert not recwarn.list
 
 
 def test_resuming_plans_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

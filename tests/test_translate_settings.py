@@ -176,6 +176,16 @@ def test_corpora_refuse(given: Corpus, message: str) -> None:
         read_corpus(given)
 
 
+def test_files_of_ones_own_take_the_place_of_data(
+    corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = read_corpus(corpus)
+    assert "is not read" not in capsys.readouterr().err
+    assert read_corpus(replace(corpus, data="multi30k")).test == text.test
+    expected = f"--data multi30k is not read: {corpus.source_file} takes its place"
+    assert expected in capsys.readouterr().err
+
+
 def test_own_text_needs_three_sentences() -> None:
     with pytest.raises(ValueError, match=r"2 different source sentences: .* at least 3"):
         split([("a", "b"), ("c", "d")], "files")

@@ -297,7 +297,7 @@ def test_training_goes_on_without_what_is_no_translation(
         "1 with an empty target (line 105)",
         "1 with characters that are no text (line 106)",
         "1 whose target is a copy of the source (line 107)",
-        "1 that were there before (line 108)",
+        "1 that stood there before (line 108)",
         "1 of more than 64 tokens (line 101)",
         "1 with one side more than 8 times longer (line 102)",
     ):

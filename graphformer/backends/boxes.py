@@ -15,7 +15,7 @@ from graphformer.backends.safe import only_edges, only_values
 from graphformer.layout import Pair
 from graphformer.padding import all_heads
 from graphformer.scores import Bias
-from graphformer.scores.score import called, precise
+from graphformer.scores.score import evaluate, precise
 
 
 class Box(NamedTuple):
@@ -67,9 +67,9 @@ def sum_biases(
     """The sum of one bias or more, in the memory order of scores."""
     if request.has_own_functions:
         pair = only_edges(pair, edges)
-    total = called(biases[0], request.heads, pair)
+    total = evaluate(biases[0], request.heads, pair)
     for bias in biases[1:]:
-        total = total + called(bias, request.heads, pair)
+        total = total + evaluate(bias, request.heads, pair)
     total = total.view(*[1] * (4 - total.dim()), *total.shape)
     total = total.expand(-1, *edges.shape[1:], -1)
     return total.permute(0, 3, 1, 2).contiguous()
@@ -158,4 +158,4 @@ def _scores(request: Request, box: Box) -> Float[Tensor, "_ _ _ _"]:
     edges = edges_of(box.mask, box.empty)
     total = only_values(total, edges)
     pair = only_edges(box.pair(), edges)
-    return called(request.score.core, request.heads, total, pair).permute(0, 3, 1, 2)
+    return evaluate(request.score.core, request.heads, total, pair).permute(0, 3, 1, 2)

@@ -22,7 +22,7 @@ from graphformer.graph import TokenGraph
 from graphformer.layout import Pair
 from graphformer.padding import all_heads, from_rectangle, make_slots, to_rectangle
 from graphformer.rectangle import places, real_edges, rectangle_values
-from graphformer.scores.score import called, precise
+from graphformer.scores.score import evaluate, precise
 
 # Rates of two CPU cores (Zen 4): FLOPs of matrix products and bytes of scores, a second.
 FLOPS = {torch.float64: 4.6e10, torch.float32: 1.8e11, torch.bfloat16: 2e11, torch.float16: 5e10}
@@ -227,7 +227,7 @@ def _scores(request: Request, operands: Operands) -> Tensor:
         data = rectangle_values(graph, score.core.edge_data).to(edge_query.dtype)
         total = total + torch.einsum("bhqe,bqke->bhqk", edge_query, data)
     for bias in score.biases:
-        more = called(bias, request.heads, pair)
+        more = evaluate(bias, request.heads, pair)
         total = total + more.view(*[1] * (4 - more.dim()), *more.shape).permute(0, 3, 1, 2)
     rows, columns = graph.rectangle.pair.query.shape[1], graph.rectangle.pair.key.shape[2]
     if not isinstance(total, Tensor):
@@ -239,7 +239,7 @@ def _scores(request: Request, operands: Operands) -> Tensor:
     total = total.permute(0, 2, 3, 1)
     if edges is not None:
         total = only_values(total.expand(-1, rows, -1, -1), edges)
-    return called(score.core, request.heads, total, pair).permute(0, 3, 1, 2)
+    return evaluate(score.core, request.heads, total, pair).permute(0, 3, 1, 2)
 
 
 def _edges(request: Request) -> Tensor | None:

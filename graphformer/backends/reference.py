@@ -19,7 +19,7 @@ from torch_geometric.utils import scatter, softmax
 from graphformer.backends.calibration import factor
 from graphformer.backends.request import Attended, Cost, Operands, Request
 from graphformer.layout import Pair
-from graphformer.scores.score import called, precise
+from graphformer.scores.score import evaluate, precise
 
 CHUNK_BYTES = 2**28
 
@@ -92,7 +92,7 @@ class Equation(MessagePassing):
         if request.pairwise:
             assert query is not None
             assert key is not None
-            total = called(score.core, request.heads, query, key.expand_as(query), pair)
+            total = evaluate(score.core, request.heads, query, key.expand_as(query), pair)
         else:
             product = None if query is None or key is None else (query * key).sum(-1)
             edge = None
@@ -106,9 +106,9 @@ class Equation(MessagePassing):
                 dtype = torch.promote_types(request.dtype, torch.float32)
                 total = torch.zeros(index.shape[0], 1, dtype=dtype, device=index.device)
         for bias in score.biases:
-            total = total + called(bias, request.heads, pair)
+            total = total + evaluate(bias, request.heads, pair)
         if not request.pairwise:
-            total = called(score.core, request.heads, request.pointwise(total), pair)
+            total = evaluate(score.core, request.heads, request.pointwise(total), pair)
         if request.normalize == "softmax":
             return _softmax(total, index, num_queries, request.may_hide_all)
         if request.normalize == "sum":

@@ -22,7 +22,7 @@ from graphformer.padding import pick_rows
 from graphformer.scores import Bahdanau, GATv2, LeakyReLU, Score, SoftCap
 from graphformer.scores.additive import check_made
 from graphformer.scores.pointwise import Identity
-from graphformer.scores.score import called
+from graphformer.scores.score import evaluate
 
 # Bytes of gathered rows in a second, on two CPU cores (Zen 4), from the caches and from memory; how
 # much faster where they lie beside each other, as in windows; bytes of rows in turn, to and from
@@ -160,12 +160,12 @@ def run(request: Request, operands: Operands) -> Attended:
     graph, precision = request.graph, torch.promote_types(request.dtype, torch.float32)
     bias = None
     for term in request.score.biases:
-        more = called(term, request.heads, _pair(request)).to(precision)
+        more = evaluate(term, request.heads, _pair(request)).to(precision)
         more = more.expand(graph.num_edges, -1)
         bias = more if bias is None else bias + more
     parts = _Parts(request, operands, bias, precision)
     if request.has_function:
-        bias = called(request.score.core, request.heads, parts.scores(), _pair(request))
+        bias = evaluate(request.score.core, request.heads, parts.scores(), _pair(request))
         bias = bias.to(precision)
         parts = _Parts(request, Operands(None, None, operands.value), bias, precision, True)
     return parts.attend()

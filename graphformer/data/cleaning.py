@@ -16,7 +16,7 @@ NO_TEXT = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\ufffd-\uffff]")
 
 COPY = "whose target is a copy of the source"
 NO_CHARACTERS = "with characters that are no text"
-DUPLICATE = "that were there before"
+DUPLICATE = "that stood there before"
 
 
 class Dropped:

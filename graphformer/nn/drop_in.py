@@ -46,7 +46,7 @@ class DropIn(MessagePassing):
     inherited, and an instance of the one can become one of the other.
     """
 
-    plans_when_called = True
+    plans_by = "edge_index"
 
     def _set_jittable_templates(self, raise_on_error: bool = False) -> None:
         # PyG writes `propagate` anew for each class. What it wrote for the class above serves here,
@@ -145,7 +145,7 @@ def is_ours(layer: MessagePassing, x: tuple[Any, ...], edge_index: Any) -> bool:
         return False
     if edge_index.layout is torch.strided:
         is_pairs = edge_index.dim() == 2 and edge_index.shape[0] == 2
-        return is_pairs and not edge_index.is_floating_point()
+        return is_pairs and edge_index.dtype in (torch.int64, torch.int32)
     return edge_index.dense_dim() == 0 and edge_index.layout is not torch.sparse_csc
 
 

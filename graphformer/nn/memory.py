@@ -75,18 +75,29 @@ def remembered(tensor: Tensor, settings: Hashable, make: Callable[[], Made]) -> 
 def plans_of(tensor: Tensor) -> Plans:
     """What the drop-ins that were called with these edges, or this mask, ran on; print it.
 
+    Nothing is remembered of calls that run as PyG's or torch's own, of those under inference mode
+    and of `GCNConv(cached=True)`, nor of `MultiheadAttention` without masks or with weights.
+
     Args:
         tensor: the very `edge_index` (or mask of who hears whom) that the layers were given, not
             changed since.
 
     Returns:
-        A plan for each kind of attention over it; none where PyG's or torch's own code ran.
+        A plan for each kind of attention over it.
+
+    Raises:
+        TypeError: if it is no tensor.
     """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(
+            f"plans_of takes the edge_index, or the mask, that the layers were given, it got a "
+            f"{type(tensor).__name__}: of a PyG Data write plans_of(data.edge_index)"
+        )
     found: _Remembered | None = _memory.get(tensor)
     made = found.made.values() if found is not None and found.version == _version(tensor) else ()
     graphs = [each for each in made if isinstance(each, TokenGraph)]
     plans = [plan for graph in graphs for plan in graph.plans.values()]
-    return Plans(plans, "" if plans else "no drop-in was called with this tensor as it is now")
+    return Plans(plans, "" if plans else "no plan is remembered for this tensor as it is now")
 
 
 def _version(tensor: Tensor) -> tuple[int, ...]:

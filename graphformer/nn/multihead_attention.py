@@ -29,7 +29,7 @@ class MultiheadAttention(nn.MultiheadAttention):
     products with a mask. `add_bias_kv`, `add_zero_attn` and nested tensors run as in torch.
     """
 
-    plans_when_called = True
+    plans_by = "mask"
 
     def forward(
         self,

@@ -66,7 +66,7 @@ def _read_node(node: ast.expr, text: str) -> Any:
         named = {word.arg: _read_node(word.value, text) for word in node.keywords if word.arg}
         try:
             return known[node.func.id](*positional, **named)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"in the score {text!r}: {error}") from None
     if isinstance(node, ast.Constant) and node.value is ...:
         raise ValueError(

@@ -117,7 +117,7 @@ class EdgeDot(BilinearScore):
         weight: W, [head, dim, edge_dim]; a parameter is trained.
 
     Raises:
-        TypeError: if the weight is no such tensor.
+        ValueError: if the weight is no such tensor.
 
     Source: Shi et al. 2021, UniMP (2009.03509), PyG's `TransformerConv`.
     """
@@ -125,7 +125,8 @@ class EdgeDot(BilinearScore):
     def __init__(self, edge_data: str, weight: Float[Tensor, "head dim edge_dim"]) -> None:
         super().__init__()
         if not isinstance(weight, Tensor) or weight.dim() != 3:
-            raise TypeError("EdgeDot needs a weight [head, dim, edge_dim], a tensor or a parameter")
+            came = f"shape {list(weight.shape)}" if isinstance(weight, Tensor) else repr(weight)
+            raise ValueError(f"EdgeDot needs a tensor [head, dim, edge_dim], it got {came}")
         self.edge_data, self.edge_dim = edge_data, weight.shape[-1]
         self.heads = weight.shape[0]
         self.weight = weight

@@ -206,26 +206,35 @@ def precise(tensor: Tensor | None) -> Tensor | None:
     return tensor.float()
 
 
-def called(part: Score | Bias, heads: int, *given: Any) -> Tensor:
+def evaluate(part: Score | Bias, heads: int, *given: Any) -> Tensor:
     """What `part.forward` makes of what it is given, the pair at last: a number a pair and head.
 
     Raises:
-        ValueError: if it has another shape.
+        ValueError: if it is anything else.
     """
-    found: Tensor = part(*given)
+    found: Any = part(*given)
     if torch.compiler.is_compiling():
         return found
     pair = given[-1]
     pairs = torch.broadcast_shapes(pair.query.shape[:-1], pair.key.shape[:-1])
     wanted = (*pairs, heads)
-    sizes = zip(reversed(found.shape), reversed(wanted), strict=False)
-    if found.dim() <= len(wanted) and all(size in (1, most) for size, most in sizes):
+    shape = found.shape if isinstance(found, Tensor) else ()
+    # With fewer axes heads might pass for keys, but for a bias of heads alone.
+    like = wanted[-1:] if isinstance(part, Bias) and len(shape) == 1 else wanted
+    if len(shape) == len(like) and all(map(fits_into, shape, like)):
         return found
+    kind = type(found).__name__
+    what = f"shape {list(shape)}" if isinstance(found, Tensor) else f"what is {kind}"
     raise ValueError(
-        f"{type(part).__name__}.forward gave shape {list(found.shape)} for pairs of shape "
-        f"{list(pairs)} and {heads} heads: it must be {list(wanted)}, a number for each pair and "
-        "head, with 1 where it is the same for all"
+        f"{type(part).__name__}.forward gave {what} for pairs of shape {list(pairs)} and {heads} "
+        f"heads: it must give {list(wanted)}, a number for each pair and head, with 1 where it is "
+        "the same for all"
     )
+
+
+def fits_into(size: int, most: int) -> bool:
+    """Whether an axis of this size broadcasts to the other one."""
+    return size in (1, most)
 
 
 def misshapen(name: str, part: Tensor, wanted: Sequence[int | torch.SymInt], heads: int) -> str:

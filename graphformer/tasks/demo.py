@@ -22,7 +22,7 @@ from graphformer.tasks.comparison.rows import TRAINING, Row, read_rows
 from graphformer.tasks.comparison.settings import Graphs, Sizes, Timing
 from graphformer.tasks.record import read_figures
 from graphformer.tasks.report import Section, Table, write_report
-from graphformer.tasks.settings import Job, check_folder
+from graphformer.tasks.settings import SETTINGS, Job, check_folder
 from graphformer.tasks.translation.attending import Attending
 from graphformer.tasks.translation.corpus import read_corpus
 from graphformer.tasks.translation.settings import Corpus, Shape, Training
@@ -111,10 +111,15 @@ def read_time(file: Path) -> Time:
         return Time()
 
 
+def is_begun(out: Path) -> bool:
+    """Whether there is a run in the folder to go on with."""
+    return (out / SETTINGS).exists()
+
+
 def translate_dates(out: Path, seed: int) -> Section:
     """German dates and times into English, character by character."""
     corpus = Corpus()
-    job = Job(out, seed=seed, resume=True)
+    job = Job(out, seed=seed, resume=is_begun(out))
     figures = translate.fit(corpus, Shape(), Attending(), Training(), translate.SEARCH, job)
     text = read_corpus(corpus)
     # A translator that was hardly trained may have written nothing in any line.
@@ -141,7 +146,7 @@ def classify_digits(out: Path, seed: int) -> Section:
     """The digits of scikit-learn, each joined to its nearest, ten labels a class."""
     rows, accuracy = [], {}
     for model, meaning in MODELS.items():
-        job = Job(out / model, seeds=NUM_SEEDS, seed=seed, resume=True)
+        job = Job(out / model, seeds=NUM_SEEDS, seed=seed, resume=is_begun(out / model))
         nodes.fit(job, Source(), Network(model), NodeTraining())
         measured = read_figures(job.out)["test_accuracy"]
         accuracy[model] = measured["mean"]
@@ -167,7 +172,7 @@ def classify_digits(out: Path, seed: int) -> Section:
 
 def compare_attention(out: Path, seed: int) -> Section:
     """Dense attention against sparse, over topologies and densities."""
-    compare.compare(Job(out, seed=seed, resume=True), Sizes(), Graphs(), Timing())
+    compare.compare(Job(out, seed=seed, resume=is_begun(out)), Sizes(), Graphs(), Timing())
     rows = read_rows(out / compare.RESULTS)
     here = (max(row.length for row in rows), TRAINING)
     found = [each for each in find_crossovers(rows) if (each.length, each.direction) == here]

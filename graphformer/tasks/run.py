@@ -207,13 +207,21 @@ def find_checkpoint(run: Run) -> Path | None:
     if not run.resume:
         check_new(run.out)
         return None
-    newest = newest_intact(run.out / CHECKPOINTS)
-    if newest is None and (run.out / METRICS).exists():
+    check_goes_on(run.out)
+    return newest_intact(run.out / CHECKPOINTS)
+
+
+def check_goes_on(out: Path) -> None:
+    """Does nothing where the run in `out` is not finished, or still has its checkpoints.
+
+    Raises:
+        ValueError: what it has cannot be gone on with.
+    """
+    if (out / METRICS).exists() and not list_checkpoints(out / CHECKPOINTS):
         raise ValueError(
-            f"{run.out} has a finished run without its checkpoints, which cannot be gone on with: "
+            f"{out} has a finished run without its checkpoints, which cannot be gone on with: "
             "choose another folder"
         )
-    return newest
 
 
 def check_new(out: Path) -> None:
@@ -243,14 +251,13 @@ def seed_folders(out: Path) -> list[Path]:
     return sorted(found, key=lambda each: int(each.name.removeprefix("seed-")))
 
 
-def trained(out: Path) -> dict[str, float]:
-    """How long the run in `out` has trained up to its newest checkpoint, by the names of limits.
-
-    An epoch that was begun counts whole; minutes are rounded up to hundredths.
+def progress_in(out: Path) -> dict[str, float]:
+    """How far the run in `out` was at its newest intact checkpoint, by the names of limits.
 
     Raises:
-        ValueError: none of its checkpoints can be read.
+        ValueError: none of its checkpoints can be read, or it is finished and they are gone.
     """
+    check_goes_on(out)
     with warnings.catch_warnings(action="ignore"):  # who resumes from it warns of damaged ones
         newest = newest_intact(out / CHECKPOINTS)
     return {} if newest is None else progress_of(newest)
@@ -272,16 +279,10 @@ def announce(
         f"{num_parameters:,} parameters",
         f"{count} {'batch' if count == 1 else 'batches'} an epoch",
         f"{where} in {trainer.precision}",
-        _beginning(run, checkpoint),
+        "from the start" if checkpoint is None else f"from {checkpoint}",
     ]
     name = f"training {run.name}".strip()
     print(f"{name} with seed {run.seed}: {', '.join(parts)}", file=sys.stderr, flush=True)
-
-
-def _beginning(run: Run, checkpoint: Path | None) -> str:
-    if checkpoint is not None:
-        return f"from {checkpoint}"
-    return f"from the start (nothing to resume in {run.out})" if run.resume else "from the start"
 
 
 def resume_hint() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml  # type: ignore[import-untyped]
 from graphformer.files import write_text
 from graphformer.tasks.device import Accelerator, check_accelerator, find_device
 from graphformer.tasks.record import METRICS
-from graphformer.tasks.run import check_new, seed_folders, trained
+from graphformer.tasks.run import check_new, progress_in, seed_folders
 
 SETTINGS = "settings.yaml"
 
@@ -140,7 +141,8 @@ def flatten(parts: Iterable[object]) -> dict[str, Any]:
 def keep_settings(out: Path, parts: Iterable[object], resume: bool) -> None:
     """`settings.yaml` in the folder `out` has all fields, as `--config` takes them.
 
-    Where a run is resumed with another budget, the figures of the former one are removed.
+    Where a run is resumed with another budget, the figures of the former one are removed; where
+    there is nothing to resume, that is said.
 
     Raises:
         ValueError: a run is resumed whose settings were others or which is past its new budget, or
@@ -154,28 +156,30 @@ def keep_settings(out: Path, parts: Iterable[object], resume: bool) -> None:
         before = read_settings(file)
         check_same(file, before, settings)
         changed = [name for name in _BUDGET if before.get(name) != settings.get(name)]
-        folders = [out, *seed_folders(out)]
-        check_budget(folders, {name: settings.get(name) for name in changed})
         if changed:
-            for each in folders:
+            seeds = seed_folders(out)
+            check_budget(seeds or [out], {name: settings.get(name) for name in changed})
+            for each in [out, *seeds]:
                 (each / METRICS).unlink(missing_ok=True)
+    else:
+        print(f"nothing to resume in {out}: it begins from the start", file=sys.stderr)
     kept = {name: value for name, value in settings.items() if name != "resume"}
     write_text(file, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
 
 
 def check_budget(folders: Iterable[Path], budget: Mapping[str, float | None]) -> None:
-    """Does nothing where no run in the folders has trained for longer than its new limits.
+    """Does nothing where each run in the folders can go on, and is not past its new limits.
 
     Raises:
-        ValueError: one has, so that its record would say less than its weights have seen.
+        ValueError: one is, so that its record would say less than its weights have seen; or it is
+            finished, and its checkpoints are gone.
     """
-    limits = {name: limit for name, limit in budget.items() if limit is not None}
-    for folder in folders if limits else ():
-        so_far = trained(folder)
-        for name, limit in limits.items():
-            if so_far.get(name, 0) > limit:
+    for folder in folders:
+        so_far = progress_in(folder)
+        for name, limit in budget.items():
+            if limit is not None and so_far.get(name, 0) > limit:
                 raise ValueError(
-                    f"{name} is {limit:g}, and the run in {folder} has trained for "
+                    f"{name} is {limit:,.10g}, and the run in {folder} has trained for "
                     f"{so_far[name]:,.10g} already: write as many or more, or choose another folder"
                 )
 

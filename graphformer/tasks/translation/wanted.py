@@ -69,10 +69,11 @@ class Wanted:
         check_least(self, n_best=1, longest=1)
 
     def check_fits(self, search: Search) -> None:
-        """Does nothing where the search finds as many translations as are wanted.
+        """Does nothing where search and what is wanted fit each other.
 
         Raises:
-            ValueError: it follows fewer, or nothing is searched for and how to is given.
+            ValueError: the search follows fewer translations than are wanted, or nothing is
+                searched for and how to search is given.
         """
         for name in ("beam", "length_penalty") if self.sample.temperature is not None else ():
             if (given := getattr(search, name)) != getattr(Search, name):
